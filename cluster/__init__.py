@@ -1,0 +1,1 @@
+"""Ray, and nothing but Ray: it runs any worker class over any items."""

@@ -1,0 +1,126 @@
+"""Class probabilities of overlapping tiles, blended one row of tiles at a time.
+
+Sums are held for the rows of one row of tiles only. When it is complete, the
+rows that no later tile touches become class ids and confidence, and the sums
+move down.
+
+The result of a pixel has the same bits in whatever window it is asked for: its
+tiles are added in the order of the grid, row by row, and products and sums are
+rounded one by one, never fused.
+
+Shape letters: K classes, T tile, W the window's width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from deeplab.cut import Tile
+    from deeplab.tiles import TileGrid, Window
+
+
+class Blend:
+    """Sums weighted probabilities over a window of a raster."""
+
+    def __init__(
+        self, grid: TileGrid, window: Window, *, classes: int, device: torch.device
+    ) -> None:
+        """Start with sums of zero.
+
+        Args:
+            grid: The raster's tiles.
+            window: Pixels wanted, in raster coordinates.
+            classes: K, at most 254.
+            device: Where the probabilities are.
+        """
+        self._rows, self._columns = grid.rows, grid.columns
+        self._window = window
+        self._device = device
+        touching = self._rows.touching(window.row, window.stop_row)
+        self._row, self._stop_row = touching.start, touching.stop
+        self._row_weights = self._to_device(self._rows.weights(self._row))
+        self._col_weights = {
+            col: self._to_device(self._columns.weights(col))
+            for col in self._columns.touching(window.col, window.stop_col)
+        }
+        self._sums = torch.zeros(classes, grid.tile, window.width, device=device)
+        self._ids = np.zeros((window.height, window.width), dtype=np.uint8)
+        self._confidence = np.zeros_like(self._ids)
+
+    def add(self, tile: Tile, probabilities: Tensor) -> None:
+        """Add a tile's probabilities, float32 (K, T, T); tiles come in order."""
+        while self._row < tile.row:
+            self._advance()
+        start = tile.col * self._columns.stride
+        left = max(start, self._window.col)
+        right = min(start + self._columns.tile, self._window.stop_col)
+        inside = slice(left - start, right - start)
+        weights = self._row_weights[:, None] * self._col_weights[tile.col][inside]
+        # Two operations: a fused one rounds once, and not on every lane.
+        weighted = probabilities[:, :, inside] * weights
+        self._sums[:, :, left - self._window.col : right - self._window.col] += weighted
+
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Give class ids and confidence, uint8 (H, W) of the window.
+
+        Confidence is 255 times the winner's probability, rounded. The lowest id
+        wins a tie. Pixels that no tile was added for get 0 and 0.
+
+        Raises:
+            FloatingPointError: A probability is not a number.
+        """
+        while self._row < self._stop_row:
+            self._advance()
+        return self._ids, self._confidence
+
+    def _advance(self) -> None:
+        """Hand out the rows that are complete, and move down one row of tiles."""
+        axis = self._rows
+        is_last = self._row == self._stop_row - 1
+        self._emit(axis.tile if is_last else axis.stride)
+        self._row += 1
+        if not is_last:
+            self._sums[:, : axis.overlap] = self._sums[:, axis.stride :]
+            self._sums[:, axis.overlap :] = 0
+            self._row_weights = self._to_device(axis.weights(self._row))
+
+    def _emit(self, rows: int) -> None:
+        """Turn the window's part of the first rows of sums into ids."""
+        start = self._row * self._rows.stride
+        top = max(start, self._window.row)
+        bottom = min(start + rows, self._window.stop_row)
+        if top >= bottom:
+            return
+        ids, best = _argmax(self._sums[:, top - start : bottom - start])
+        if not bool(best.isfinite().all()):
+            raise FloatingPointError(
+                "the network gave probabilities that are not numbers; use precision "
+                "fp32, or check the bundle's weights, mean and std"
+            )
+        confidence = (best * 255).round_().to(torch.uint8)
+        out = slice(top - self._window.row, bottom - self._window.row)
+        self._ids[out] = ids.cpu().numpy()
+        self._confidence[out] = confidence.cpu().numpy()
+
+    def _to_device(self, weights: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(weights).to(self._device)
+
+
+def _argmax(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids uint8 and values of the greatest sum; the lowest id wins a tie.
+
+    Faster than ``Tensor.max`` on a CPU, and never an int64 per pixel.
+    """
+    best = sums[0].clone()
+    ids = torch.zeros_like(best, dtype=torch.uint8)
+    for index in range(1, len(sums)):
+        ids.masked_fill_(sums[index] > best, index)
+        torch.maximum(best, sums[index], out=best)
+    return ids, best

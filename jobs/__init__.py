@@ -1,0 +1,1 @@
+"""The product: what Atrous reads, writes and remembers."""

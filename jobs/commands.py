@@ -1,0 +1,161 @@
+"""What the commands do, behind the command line."""
+
+from __future__ import annotations
+
+import importlib.resources
+import itertools
+import signal
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cluster.outcomes import NoCapacityError, WorkerBugError
+from deeplab.bundle import Bundle, read_bundle
+from deeplab.tiles import TileGrid
+from jobs.engine import Place, open_engine
+from jobs.errors import BugError, InputError, ItemError, UnfinishedError
+from jobs.folder import check_free
+from jobs.label_job import LabelJob
+from jobs.map_job import MapJob
+from jobs.outputs.files import scratch_file
+from jobs.runner import run
+from jobs.spec import Compute, Cut, JobName, Precision, Spec
+from jobs.storage import S3, Access, open_store, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jobs.runner import Engine, Progress
+
+JOBS: Final = {"label": LabelJob, "map": MapJob}
+
+DEMO_BUNDLE: Final = "demo"
+"""In place of a path: the small bundle that ships with the package."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a user asked for, before anything was looked at."""
+
+    job: JobName
+    source: str
+    run: str
+    bundle: str
+    precision: Precision = "fp32"
+    limit: int | None = None
+    cut: Cut = field(default_factory=Cut)
+    access: Access = field(default_factory=Access)
+    place: Place = field(default_factory=Place)
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit must be at least 1, got {self.limit}")
+
+
+def start(request: Request, progress: Progress) -> dict[str, Any]:
+    """Run a job where the request says, or go on with it."""
+    bundle, data = load_bundle(request.bundle, request.access)
+    store = open_store(request.access)
+    store.require(resolve(request.source))
+    check_free(store, resolve(request.run))
+    with open_engine(request.place) as (engine, device):
+        compute = Compute(
+            device=device, precision=request.precision, threads=request.place.threads
+        )
+        spec = make_spec(request, bundle, compute)
+        return start_on(engine, spec, data, progress)
+
+
+def start_on(engine: Engine, spec: Spec, data: bytes, progress: Progress) -> dict[str, Any]:
+    """Run a job on an engine that is open already."""
+    try:
+        with _terminable():
+            return run(JOBS[spec.job], spec, bundle=data, engine=engine, progress=progress)
+    except NoCapacityError as error:
+        raise UnfinishedError(f"{error}; the same command tries again") from error
+    except WorkerBugError as error:
+        raise BugError(f"a replica failed, please report this:\n{error}") from error
+
+
+def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
+    """Turn a request into a spec with absolute locations."""
+    return Spec(
+        job=request.job,
+        source=resolve(request.source),
+        limit=request.limit,
+        run=resolve(request.run),
+        bundle=bundle,
+        compute=compute,
+        cut=request.cut,
+        access=request.access,
+    )
+
+
+def preview_plan(request: Request) -> dict[str, Any]:
+    """Plan a job without starting it: what there is and how it would be cut."""
+    bundle, _ = load_bundle(request.bundle, request.access)
+    spec = make_spec(request, bundle, Compute())
+    items = size = pixels = tiles = refused = 0
+    shards = 0
+    plan = JOBS[spec.job](spec=spec).plan()
+    for _, group in itertools.groupby(plan, key=lambda shard: shard.items):
+        parts = list(group)
+        shards += len(parts)
+        items += len(parts[0].items)
+        size += parts[0].size
+        refused += sum(part.refusal is not None for part in parts)
+        block = parts[0].block
+        if block is not None:
+            pixels += block.height * block.width
+            grid = TileGrid(
+                height=block.height,
+                width=block.width,
+                tile=bundle.tile,
+                overlap=bundle.overlap,
+            )
+            tiles += grid.count
+    plan_of = {"job": spec.job, "source": spec.source, "items": items, "bytes": size}
+    if spec.job == "map":
+        plan_of |= {"pixels": pixels, "tiles": tiles, "refused": refused}
+    return {**plan_of, "shards": shards}
+
+
+def load_bundle(location: str, access: Access) -> tuple[Bundle, bytes]:
+    """A bundle's header and the file's bytes.
+
+    Raises:
+        InputError: There is no such file, or it is no bundle.
+    """
+    store = open_store(access)
+    uri = str(demo_bundle_path()) if location == DEMO_BUNDLE else resolve(location)
+    try:
+        data = store.read(uri)
+    except ItemError as error:
+        raise InputError(f"bundle {location}: {error.message}; check --bundle") from error
+    try:
+        with scratch_file(store, S3) as path:
+            path.write_bytes(data)
+            return read_bundle(path), data
+    except ValueError as error:
+        raise InputError(f"bundle {location}: {error}") from error
+
+
+def demo_bundle_path() -> Path:
+    """The small bundle that ships with the package."""
+    return Path(str(importlib.resources.files("jobs"))) / "demo.safetensors"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does: in order, and resumable."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

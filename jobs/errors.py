@@ -1,0 +1,65 @@
+"""What can go wrong, and the exit code that says so.
+
+    AtrousError                  what a user can act on
+    ├── InputError          2    a wrong command, path, source or bundle
+    ├── RunError            2    a run folder that this command may not continue
+    ├── UnfinishedError     4    not finished; the same command resumes it
+    └── BugError            1    ours to mend, with the traceback that shows it
+    ItemError                    one input that could not be done: a dead letter
+
+Exit codes: 0 all written; 1 a bug; 2 wrong command, file or input; 3 finished
+with dead letters; 4 not finished, resumable; 130 and 143 interrupted by Ctrl-C
+or SIGTERM, resumable too.
+"""
+
+from __future__ import annotations
+
+OK = 0
+DEAD_LETTERS = 3
+
+
+class AtrousError(Exception):
+    """What a user can act on: what is wrong, got what, allowed what, do what."""
+
+    exit_code = 2
+
+
+class InputError(AtrousError):
+    """A wrong command, path, source or bundle."""
+
+
+class RunError(AtrousError):
+    """A run folder that this command may not continue."""
+
+
+class UnfinishedError(AtrousError):
+    """The run stopped before its end; the same command resumes it."""
+
+    exit_code = 4
+
+
+class BugError(AtrousError):
+    """The program itself is wrong, or the machine it runs on."""
+
+    exit_code = 1
+
+
+class ItemError(Exception):
+    """One input that could not be done; it becomes a dead letter.
+
+    Attributes:
+        code: Stable name of the reason: ``not_found``, ``forbidden``,
+            ``unreachable``, ``input_changed``, ``undecodable``, ``too_large``
+            or ``unsupported``.
+        message: One sentence for people.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        """Record the reason; both arguments stay picklable."""
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        """Show ``code: message``."""
+        return f"{self.code}: {self.message}"

@@ -1,0 +1,60 @@
+"""Find the items of a source: a file, a folder, an S3 prefix or a glob."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+from jobs.errors import InputError
+from jobs.shards import Item
+
+if TYPE_CHECKING:
+    from jobs.storage import Object, Store
+
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+RASTER_SUFFIXES: Final = (".tif", ".tiff")
+
+
+def find_items(
+    store: Store, source: str, suffixes: tuple[str, ...], *, limit: int | None
+) -> list[Item]:
+    """The items of a source, in URI order.
+
+    Args:
+        store: Where to look.
+        source: Absolute location. A folder or prefix is searched to its full
+            depth; in a glob, ``*`` stays within a name and ``**`` does not.
+        suffixes: What counts as an item, in lower case; one named file always does.
+        limit: Take the first so many only.
+
+    Raises:
+        InputError: Nothing is there, or nothing that counts.
+    """
+    root, found = store.match(source)
+    if not found:
+        raise InputError(f"nothing at {source}; check the path, the prefix or the glob")
+    items = [
+        _item(item, root)
+        for item in found
+        if item.uri == source or _counts(item.uri, suffixes)
+    ]
+    if not items:
+        raise InputError(
+            f"no input under {source} among {len(found)} objects; "
+            f"what counts ends in {', '.join(suffixes)}"
+        )
+    return items[:limit]
+
+
+def _counts(uri: str, suffixes: tuple[str, ...]) -> bool:
+    path = PurePosixPath(uri)
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+
+
+def _item(found: Object, root: str) -> Item:
+    return Item(
+        uri=found.uri,
+        key=found.uri.removeprefix(root).lstrip("/"),
+        size=found.size,
+        etag=found.etag,
+    )

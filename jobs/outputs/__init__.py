@@ -1,0 +1,1 @@
+"""Outputs: whole objects, built completely and then created once."""

@@ -1,0 +1,172 @@
+"""The plan of a run: every item and the shard it belongs to, written once.
+
+One row per item of a shard, in shard order, so that a shard is a range of rows
+and the file can be written and read as a stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deeplab.tiles import Window
+from jobs.shards import Block, Item, Refusal, Shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("raster_height", pa.int32()),
+        pa.field("raster_width", pa.int32()),
+        pa.field("block", pa.int32()),
+        pa.field("row", pa.int32()),
+        pa.field("col", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("refusal_code", pa.string()),
+        pa.field("refusal_message", pa.string()),
+    ]
+)
+_ROWS_A_GROUP: Final = 65536
+_OWNER: Final = b"atrous"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What a plan adds up to."""
+
+    items: int
+    shards: int
+    size: int
+    """Bytes of all items."""
+
+    pixels: int
+    """Pixels of all blocks; 0 for images, whose size is known once decoded."""
+
+    digest: str
+    """16 hex digits over every item, whatever the shards."""
+
+
+def write_plan(shards: Iterable[Shard], path: Path, *, owner: str) -> Totals:
+    """Write shards as they come; memory is bounded by one row group.
+
+    Args:
+        shards: In order of index.
+        path: Local file to write.
+        owner: Digest of the run's options, kept in the file, so that a plan
+            left behind by a driver that died is never adopted by another run.
+    """
+    tally = _Tally()
+    schema = SCHEMA.with_metadata({_OWNER: owner.encode()})
+    rows = (row for shard in shards for row in tally.rows(shard))
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while group := list(itertools.islice(rows, _ROWS_A_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+    return tally.totals()
+
+
+def measure_plan(path: Path) -> Totals:
+    """Add up a plan that was written before."""
+    tally = _Tally()
+    for shard in read_plan(path):
+        tally.add(shard)
+    return tally.totals()
+
+
+def read_owner(path: Path) -> str:
+    """Digest of the options that the plan was written for."""
+    metadata = pq.read_schema(path).metadata or {}
+    return str(metadata.get(_OWNER, b"").decode())
+
+
+def read_plan(path: Path) -> Iterator[Shard]:
+    """Shards in order, one row group in memory at a time."""
+    with pq.ParquetFile(path) as file:
+        batches = file.iter_batches(batch_size=_ROWS_A_GROUP)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for index, group in itertools.groupby(rows, key=lambda row: row["shard"]):
+            yield _to_shard(index, list(group))
+
+
+class _Tally:
+    """Running totals of a stream of shards."""
+
+    def __init__(self) -> None:
+        self._items = self._shards = self._size = self._pixels = 0
+        self._hash = hashlib.sha256()
+        self._last = ""
+
+    def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
+        self.add(shard)
+        return (_to_row(shard, item) for item in shard.items)
+
+    def add(self, shard: Shard) -> None:
+        self._shards += 1
+        if shard.block is not None:
+            self._pixels += shard.block.core.size
+        for item in shard.items:
+            # The blocks of a raster follow each other and are one item.
+            if item.uri != self._last:
+                self._items += 1
+                self._size += item.size
+                self._hash.update(f"{item.uri}\0{item.size}\0{item.etag}\n".encode())
+                self._last = item.uri
+
+    def totals(self) -> Totals:
+        return Totals(
+            items=self._items,
+            shards=self._shards,
+            size=self._size,
+            pixels=self._pixels,
+            digest=self._hash.hexdigest()[:16],
+        )
+
+
+def _to_row(shard: Shard, item: Item) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "shard": shard.index,
+        "uri": item.uri,
+        "key": item.key,
+        "size": item.size,
+        "etag": item.etag,
+    }
+    if shard.block is not None:
+        core = shard.block.core
+        row |= {"raster_height": shard.block.height, "raster_width": shard.block.width}
+        row |= {"block": shard.block.number, "row": core.row, "col": core.col}
+        row |= {"height": core.height, "width": core.width}
+    if shard.refusal is not None:
+        row |= {"refusal_code": shard.refusal.code}
+        row |= {"refusal_message": shard.refusal.message}
+    return row
+
+
+def _to_shard(index: int, rows: list[dict[str, Any]]) -> Shard:
+    first = rows[0]
+    block = refusal = None
+    if first["block"] is not None:
+        core = Window(**{name: first[name] for name in ("row", "col", "height", "width")})
+        block = Block(
+            number=first["block"],
+            core=core,
+            height=first["raster_height"],
+            width=first["raster_width"],
+        )
+    if first["refusal_code"] is not None:
+        refusal = Refusal(code=first["refusal_code"], message=first["refusal_message"])
+    items = tuple(
+        Item(**{name: row[name] for name in ("uri", "key", "size", "etag")}) for row in rows
+    )
+    return Shard(index=index, items=items, block=block, refusal=refusal)

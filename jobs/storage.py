@@ -1,0 +1,371 @@
+"""Objects in a local folder or an S3 bucket, behind one small face.
+
+What counts is ``create``: an object appears whole or not at all, and the first
+writer wins. On S3 that is ``If-None-Match: *``; on a local file system it is a
+temporary file, fsync, ``os.link`` (which refuses an existing name) and fsync of
+the folder. A location is an absolute local path or ``s3://bucket/key``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import s3fs
+from fsspec.asyn import sync
+from fsspec.utils import glob_translate
+
+from jobs.errors import InputError, ItemError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+S3: Final = "s3://"
+_TIMEOUTS: Final = {"connect_timeout": 5, "read_timeout": 30}
+_CHUNK: Final = 16 * 2**20
+_MAGIC: Final = re.compile(r"[*?[]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How to reach S3. Credentials are never here: they come from the usual chain."""
+
+    endpoint_url: str | None = None
+    """Another server than AWS, e.g. ``http://127.0.0.1:9000``."""
+
+    anon: bool = False
+    """Send unsigned requests."""
+
+    requester_pays: bool = False
+    """Accept that the reader is billed."""
+
+    def __post_init__(self) -> None:
+        """Check the endpoint."""
+        if self.endpoint_url is None:
+            return
+        parts = urlsplit(self.endpoint_url)
+        if parts.scheme not in {"http", "https"} or not parts.netloc:
+            raise InputError(
+                f"endpoint URL must look like https://host[:port], got {self.endpoint_url}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Object:
+    """One object as the store lists it."""
+
+    uri: str
+    size: int
+    etag: str
+
+
+def resolve(location: str) -> str:
+    """Turn what a user typed into an absolute location."""
+    if location.startswith(S3):
+        return location
+    if "://" in location:
+        raise InputError(f"location must be a path or s3://bucket/key, got {location}")
+    return os.path.abspath(os.path.expanduser(location))  # noqa: PTH100, PTH111
+
+
+def join(folder: str, *names: str) -> str:
+    """A location below a folder; ``names`` are ours, never a user's key."""
+    return "/".join([folder.rstrip("/"), *names])
+
+
+@functools.lru_cache(maxsize=4)
+def open_store(access: Access) -> Store:
+    """The store of this process for one way of access."""
+    return Store(access)
+
+
+class Store:
+    """Reads, lists and creates objects. Safe to use from many threads."""
+
+    def __init__(self, access: Access) -> None:
+        """Remember how to reach S3; nothing is contacted yet."""
+        self._access = access
+
+    @functools.cached_property
+    def _s3(self) -> s3fs.S3FileSystem:
+        access = self._access
+        return s3fs.S3FileSystem(
+            anon=access.anon,
+            requester_pays=access.requester_pays,
+            endpoint_url=access.endpoint_url,
+            config_kwargs=_TIMEOUTS,
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+    def find(self, prefix: str) -> list[Object]:
+        """All objects at or below a location, in URI order.
+
+        Raises:
+            InputError: The store refuses the listing.
+        """
+        try:
+            found = self._find_s3(prefix) if prefix.startswith(S3) else _find_local(prefix)
+            return sorted(found, key=lambda one: one.uri)
+        except PermissionError as error:
+            raise InputError(
+                f"{prefix} may not be listed ({error}); check the credentials or --anon"
+            ) from error
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InputError(
+                f"{prefix} cannot be listed: {error}; check the address and --endpoint-url"
+            ) from error
+
+    def require(self, location: str) -> None:
+        """Refuse a local path that is not there, before anything costly starts.
+
+        Raises:
+            InputError: It does not exist.
+        """
+        remote = location.startswith(S3)
+        if not (remote or _MAGIC.search(location) or Path(location).exists()):
+            raise InputError(f"nothing at {location}; check the path")
+
+    def match(self, location: str) -> tuple[str, list[Object]]:
+        """The objects that a path, prefix or glob names.
+
+        Returns:
+            The folder that the objects lie below, and the objects in URI order.
+        """
+        if not _MAGIC.search(location) or Path(location).exists():
+            found = self.find(location)
+            alone = len(found) == 1 and found[0].uri == location
+            return (location.rsplit("/", 1)[0] if alone else location), found
+        root = _MAGIC.split(location)[0].rsplit("/", 1)[0]
+        wanted = re.compile(glob_translate(location))
+        return root, [found for found in self.find(root) if wanted.match(found.uri)]
+
+    def _find_s3(self, prefix: str) -> list[Object]:
+        listing = self._s3.find(prefix, detail=True)
+        return [
+            Object(uri=S3 + name, size=entry["size"], etag=entry["ETag"].strip('"'))
+            for name, entry in listing.items()
+            if entry["type"] == "file" and not name.endswith("/")
+        ]
+
+    def stat(self, uri: str) -> Object:
+        """Size and ETag of one object.
+
+        Raises:
+            ItemError: ``not_found``, ``forbidden`` or ``unreachable``.
+        """
+        with _item_errors(uri):
+            if not uri.startswith(S3):
+                return _stat_local(Path(uri))
+            entry = self._s3.info(uri)
+            return Object(uri=uri, size=entry["size"], etag=entry["ETag"].strip('"'))
+
+    def read(self, uri: str, *, etag: str | None = None) -> bytes:
+        """All bytes of one object.
+
+        Args:
+            uri: Location of the object.
+            etag: What the object must still be.
+
+        Raises:
+            ItemError: ``not_found``, ``forbidden``, ``unreachable``, or
+                ``input_changed`` where the object is not ``etag`` any more.
+        """
+        with _item_errors(uri):
+            if uri.startswith(S3):
+                return self._read_s3(uri, etag)
+            data = Path(uri).read_bytes()
+            if etag is not None and _stat_local(Path(uri)).etag != etag:
+                raise changed(uri)
+            return data
+
+    def _read_s3(self, uri: str, etag: str | None) -> bytes:
+        bucket, key = uri.removeprefix(S3).split("/", 1)
+        match = {} if etag is None else {"IfMatch": f'"{etag}"'}
+        reply = self._s3.call_s3(
+            "get_object", self._s3.req_kw, Bucket=bucket, Key=key, **match
+        )
+        data: bytes = sync(self._s3.loop, reply["Body"].read)
+        if len(data) != reply["ContentLength"]:
+            raise OSError(f"got {len(data)} of {reply['ContentLength']} bytes")
+        return data
+
+    def exists(self, uri: str) -> bool:
+        """Whether an object is there."""
+        try:
+            self.stat(uri)
+        except ItemError as error:
+            if error.code == "not_found":
+                return False
+            raise
+        return True
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Write an object unless it exists; whole or not at all.
+
+        Returns:
+            Whether this call created it; False when somebody else had.
+        """
+        if not uri.startswith(S3):
+            return _create_local(Path(uri), data)
+        try:
+            self._s3.pipe_file(uri, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def create_from(self, uri: str, path: Path) -> bool:
+        """Like ``create``, with the bytes of a local file, which it consumes."""
+        if not uri.startswith(S3):
+            return _create_local_from(Path(uri), path)
+        try:
+            self._s3.put_file(str(path), uri, mode="create", chunksize=_CHUNK)
+        except FileExistsError:
+            return False
+        finally:
+            path.unlink()
+        return True
+
+    def replace(self, uri: str, data: bytes) -> None:
+        """Write a view that may be written again; whole or not at all."""
+        if uri.startswith(S3):
+            self._s3.pipe_file(uri, data)
+            return
+        path = Path(uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _write_beside(path, data)
+        temporary.replace(path)
+
+    def delete(self, uri: str) -> None:
+        """Remove an object of ours; not an error when it is gone already."""
+        try:
+            if uri.startswith(S3):
+                self._s3.rm_file(uri)
+            else:
+                Path(uri).unlink()
+        except FileNotFoundError:
+            return
+
+    def scratch(self, folder: str) -> Path | None:
+        """Where temporary files should lie to be linked into ``folder``.
+
+        None means the system's temporary folder, for a store on the network.
+        """
+        if folder.startswith(S3):
+            return None
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def sweep(self, folder: str) -> None:
+        """Remove a folder of temporary files if nobody uses it any more."""
+        if not folder.startswith(S3):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
+
+
+def changed(uri: str) -> ItemError:
+    """The dead letter of an object that is not what was planned."""
+    return ItemError("input_changed", f"{uri} is not the object that was planned")
+
+
+class _item_errors:  # noqa: N801 - reads as a block
+    """Turn the store's errors about one object into an ItemError."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        if _s3_code(error) in {"PreconditionFailed", "412"}:
+            raise changed(self._uri) from error
+        if isinstance(error, FileNotFoundError):
+            raise ItemError("not_found", f"{self._uri} does not exist") from error
+        if isinstance(error, PermissionError):
+            raise ItemError("forbidden", f"{self._uri} may not be read") from error
+        raise ItemError("unreachable", f"{self._uri} cannot be read: {error}") from error
+
+
+def _s3_code(error: BaseException) -> str:
+    response: Any = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _find_local(prefix: str) -> Iterator[Object]:
+    root = Path(prefix)
+    if root.is_file():
+        yield _stat_local(root)
+    for folder, _, names in os.walk(root, onerror=_raise):
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file():
+                yield _stat_local(path)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _stat_local(path: Path) -> Object:
+    status = path.stat()
+    # A local file has no ETag; its time and size change whenever its bytes do.
+    etag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
+    return Object(uri=str(path), size=status.st_size, etag=etag)
+
+
+def _write_beside(path: Path, data: bytes) -> Path:
+    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary = Path(name)
+    temporary.chmod(0o644)
+    return temporary
+
+
+def _create_local(path: Path, data: bytes) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _link(_write_beside(path, data), path)
+
+
+def _create_local_from(path: Path, source: Path) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    source.chmod(0o644)
+    return _link(source, path)
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a finished file its name, unless the name is taken."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return _create_local(path, temporary.read_bytes())
+    finally:
+        temporary.unlink()
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True

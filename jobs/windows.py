@@ -1,0 +1,45 @@
+"""Cut a raster into blocks of output pixels. Pure arithmetic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from deeplab.tiles import Window
+from jobs.errors import InputError
+from jobs.shards import Block
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COG_TILE: Final = 512
+"""Side of the tiles inside a COG, in px; a block holds whole ones."""
+
+
+def check_block(block: int) -> None:
+    """Refuse a block side that would cut a COG tile.
+
+    Raises:
+        InputError: ``block`` is not a positive multiple of 512.
+    """
+    if block < COG_TILE or block % COG_TILE:
+        raise InputError(f"block must be a multiple of {COG_TILE} px, got {block}")
+
+
+def count_blocks(height: int, width: int, block: int) -> int:
+    """How many blocks cover a raster."""
+    return -(-height // block) * -(-width // block)
+
+
+def cut_blocks(height: int, width: int, block: int) -> Iterator[Block]:
+    """The blocks of a raster, row by row; the last ones end at its edge."""
+    number = 0
+    for row in range(0, height, block):
+        for col in range(0, width, block):
+            core = Window(
+                row=row,
+                col=col,
+                height=min(block, height - row),
+                width=min(block, width - col),
+            )
+            yield Block(number=number, core=core, height=height, width=width)
+            number += 1
