@@ -7,8 +7,8 @@ driver therefore connects from an empty folder.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -39,11 +39,13 @@ def connect(address: str | None, *, cpus: int | None = None) -> Iterator[dict[st
     if ray.is_initialized():
         yield cluster_resources()
         return
-    _start(address, cpus)
-    try:
-        yield cluster_resources()
-    finally:
-        ray.shutdown()
+    # Workers run in the folder too, so it must stay as long as they do.
+    with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
+        _start(address, cpus, folder)
+        try:
+            yield cluster_resources()
+        finally:
+            ray.shutdown()
 
 
 def cluster_resources() -> dict[str, float]:
@@ -52,9 +54,9 @@ def cluster_resources() -> dict[str, float]:
     return total
 
 
-def _start(address: str | None, cpus: int | None) -> None:
+def _start(address: str | None, cpus: int | None, folder: str) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
-    with _empty_folder():
+    with contextlib.chdir(folder):
         ray.init(
             address="local" if address is None else address,
             num_cpus=cpus if address is None else None,
@@ -63,14 +65,3 @@ def _start(address: str | None, cpus: int | None) -> None:
             logging_level=logging.ERROR,
             configure_logging=False,
         )
-
-
-@contextmanager
-def _empty_folder() -> Iterator[None]:
-    before = os.getcwd()  # noqa: PTH109
-    with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
-        os.chdir(folder)
-        try:
-            yield
-        finally:
-            os.chdir(before)

@@ -96,6 +96,7 @@ class _Pool(Generic[Item]):
         self._size = size
         self._again: deque[_Call[Item]] = deque()
         self._drained = False
+        self._stillborn = 0
         self._arguments = ray.put(spec.arguments)
         self._actor_class: Any = ray.remote(_Actor).options(
             num_cpus=size.cpus,
@@ -178,6 +179,11 @@ class _Pool(Generic[Item]):
             raise WorkerBugError(str(error)) from error
         if replica not in self._replicas:
             return
+        self._stillborn = 0 if replica.placed else self._stillborn + 1
+        if self._stillborn >= _ATTEMPTS * self._size.replicas:
+            raise WorkerBugError(
+                f"{self._stillborn} replicas in a row died while they were made: {error}"
+            ) from error
         self._replicas[self._replicas.index(replica)] = self._hire()
         ray.kill(replica.actor)
         victims = [*replica.calls.values(), *([] if call is None else [call])]
