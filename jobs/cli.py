@@ -135,11 +135,11 @@ def status(run: str, *, as_json: bool, **options: Any) -> int:  # noqa: ANN401
 @click.option("--size", type=int, default=4096, help="Side of the mapped scene, in px.")
 @click.option("--images", type=int, default=24, help="Images to label.")
 @click.option("--replicas", type=int, default=2, help="Models to hold.")
-def demo(**options: Any) -> int:  # noqa: ANN401
+def demo(folder: str, *, replicas: int, **options: int) -> int:
     """Make aerial scenes, run both jobs on them and score the result."""
-    from jobs.demo import run_demo
+    from jobs.demo import World, run_demo
 
-    return run_demo(**options)
+    return run_demo(folder=folder, world=World(**options), replicas=replicas)
 
 
 def _request(job: JobName, options: dict[str, Any]) -> Request:

@@ -11,7 +11,7 @@ from jobs.inputs.sources import IMAGE_SUFFIXES, find_items
 from jobs.job import Image, Job
 from jobs.ledger import DeadLetter, Record, dead_letter
 from jobs.outputs.files import scratch_file, store_file
-from jobs.outputs.masks import MaskWriter
+from jobs.outputs.masks import NODATA, MaskWriter
 from jobs.prefetch import map_ahead
 from jobs.shards import plan_shards
 from jobs.storage import open_store
@@ -69,7 +69,7 @@ class LabelJob(Job):
                     writer.add(result)
                     done += 1
                     pixels += result.segmentation.mask.size
-                    nodata += int((result.segmentation.confidence == 0).sum())
+                    nodata += int((result.segmentation.mask == NODATA).sum())
             outputs = (store_file(store, self.spec.run, name, path),) if done else ()
         return Record(
             shard=shard.index,

@@ -309,6 +309,7 @@ def _find_local(prefix: str) -> Iterator[Object]:
     root = Path(prefix)
     if root.is_file():
         yield _stat_local(root)
+        return
     for folder, _, names in os.walk(root, onerror=_raise):
         for name in names:
             path = Path(folder, name)

@@ -17,12 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from deeplab.bundle import Bundle
     from jobs.job import Result
 
 SCHEMA_VERSION: Final = 1
+NODATA: Final = 255
 
 SCHEMA: Final = pa.schema(
     [
@@ -85,6 +89,16 @@ class MaskWriter:
         self._rows, self._held = [], 0
 
 
+def read_masks(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Keys and masks, uint8 (H, W), of a local file, one row group at a time."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            columns = ["key", "height", "width", "mask"]
+            for row in file.read_row_group(group, columns=columns).to_pylist():
+                mask = np.frombuffer(row["mask"], dtype=np.uint8)
+                yield row["key"], mask.reshape(row["height"], row["width"])
+
+
 def _row(result: Result, bundle: Bundle) -> dict[str, Any]:
     mask, confidence = result.segmentation.mask, result.segmentation.confidence
     classes = len(bundle.classes)
@@ -107,6 +121,6 @@ def _metadata(bundle: Bundle) -> dict[str, str]:
     fields = {
         "schema_version": SCHEMA_VERSION,
         "classes": [asdict(info) for info in bundle.classes],
-        "nodata": 255,
+        "nodata": NODATA,
     }
     return {"atrous": json.dumps(fields)}
