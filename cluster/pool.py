@@ -42,6 +42,9 @@ class Size:
     replicas: int
     cpus: float
     gpus: float = 0
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables of the actors' processes; Ray logs them, so never a secret."""
+
     capacity_timeout_s: float = 300.0
     """How long to wait for a place for the first actor, or for a new one."""
 
@@ -105,6 +108,7 @@ class _Pool(Generic[Item]):
             max_task_retries=0,
             max_concurrency=IN_FLIGHT,
             scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": size.environment} if size.environment else None,
         )
         self._worker = spec.worker
         self._replicas = [self._hire() for _ in range(size.replicas)]

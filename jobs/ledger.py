@@ -128,7 +128,7 @@ def _parse(uri: str, data: bytes) -> Record:
         letters = tuple(DeadLetter(**letter) for letter in fields.pop("dead_letters"))
         outputs = tuple(Output(**output) for output in fields.pop("outputs"))
         return Record(**fields, dead_letters=letters, outputs=outputs)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(
             f"{uri} is not a ledger record of this version ({error}); "
             "choose a new run folder"

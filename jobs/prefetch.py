@@ -17,11 +17,13 @@ Value = TypeVar("Value")
 def map_ahead(
     function: Callable[[Argument], Value], arguments: Iterable[Argument], *, threads: int
 ) -> Iterator[Value]:
-    """Yield ``function(argument)`` in order, at most ``threads`` calls ahead."""
+    """Yield ``function(argument)`` in order, at most ``threads`` calls ahead.
+
+    What was yielded is not held, so the caller decides how long it lives.
+    """
     rest = iter(arguments)
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque(pool.submit(function, one) for one in islice(rest, threads))
         while waiting:
-            value = waiting.popleft().result()
             waiting.extend(pool.submit(function, one) for one in islice(rest, 1))
-            yield value
+            yield waiting.popleft().result()

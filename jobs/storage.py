@@ -293,7 +293,7 @@ class _item_errors:  # noqa: N801 - reads as a block
             return
         if _s3_code(error) in {"PreconditionFailed", "412"}:
             raise changed(self._uri) from error
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
             raise ItemError("not_found", f"{self._uri} does not exist") from error
         if isinstance(error, PermissionError):
             raise ItemError("forbidden", f"{self._uri} may not be read") from error

@@ -112,13 +112,14 @@ class Clock:
         while True:
             start = time.perf_counter()
             try:
-                value = next(source)
+                box = [next(source)]
             except StopIteration:
                 return
             finally:
                 spent = time.perf_counter() - start
                 self._spent[stage] = self._spent.get(stage, 0.0) + spent
-            yield value
+            # Not held while the caller works on: a value may be a whole block.
+            yield box.pop()
 
     def seconds(self) -> dict[str, float]:
         """Seconds by stage, to the millisecond."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 GDAL_OPTIONS: Final = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     # GDAL's own default is 5 % of the machine, in each process.
-    "GDAL_CACHEMAX": 128 * 2**20,
+    "GDAL_CACHEMAX": 64 * 2**20,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MAX_RETRY": 5,
     "GDAL_HTTP_RETRY_DELAY": 0.5,
@@ -91,7 +91,9 @@ def read_window(
     box = GdalWindow(window.col, window.row, window.width, window.height)
     with open_raster(uri, access) as raster:
         pixels = raster.read(list(range(1, bands + 1)), window=box)
-        valid = raster.dataset_mask(window=box) != 0
+        mask = raster.dataset_mask(window=box)
+    # In place: a block's mask is tens of megabytes.
+    valid = np.not_equal(mask, 0, out=mask.view(np.bool_))
     return pixels.astype(np.uint8, copy=False), valid
 
 

@@ -130,15 +130,14 @@ def run_job():
 
 
 @pytest.fixture(scope="session")
-def ray_engine():
-    """Make engines of some replicas in one Ray session shared by all tests."""
-    from cluster.connect import connect
+def ray_engine(ray_session):
+    """Make engines of some replicas."""
     from cluster.pool import Size, run_pool
 
-    with connect(None, cpus=4):
-        yield lambda replicas: functools.partial(
-            run_pool, size=Size(replicas=replicas, cpus=1)
-        )
+    assert ray_session["CPU"] == 4
+    return lambda replicas: functools.partial(
+        run_pool, size=Size(replicas=replicas, cpus=1)
+    )
 
 
 @pytest.fixture
