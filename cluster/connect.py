@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import ray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_REACH_S: Final = 5.0
 
 
 @contextmanager
@@ -34,7 +37,7 @@ def connect(address: str | None, *, cpus: int | None = None) -> Iterator[dict[st
         The cluster's resources, e.g. ``{"CPU": 16.0, "GPU": 2.0}``.
 
     Raises:
-        ConnectionError: There is no cluster at ``address``.
+        OSError: There is no cluster at ``address``.
     """
     if ray.is_initialized():
         yield cluster_resources()
@@ -56,6 +59,8 @@ def cluster_resources() -> dict[str, float]:
 
 def _start(address: str | None, cpus: int | None, folder: str) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
+    if address is not None:
+        _check_reachable(address)
     with contextlib.chdir(folder):
         ray.init(
             address="local" if address is None else address,
@@ -65,3 +70,11 @@ def _start(address: str | None, cpus: int | None, folder: str) -> None:
             logging_level=logging.ERROR,
             configure_logging=False,
         )
+
+
+def _check_reachable(address: str) -> None:
+    """Fail within seconds where Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        with socket.create_connection((host, int(port)), timeout=_REACH_S):
+            return

@@ -44,7 +44,13 @@ _store = _options(
 )
 _place = _options(
     click.option("--local", is_flag=True, help="One process, without Ray."),
-    click.option("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto."),
+    click.option(
+        "--address",
+        metavar="ADDRESS",
+        envvar="RAY_ADDRESS",
+        show_envvar=True,
+        help="Ray cluster to join, e.g. auto.",
+    ),
     click.option("--replicas", type=int, help="Models to hold.  [default: all that fit]"),
     click.option(
         "--device",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import itertools
 import signal
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,9 @@ from jobs.errors import BugError, InputError, ItemError, UnfinishedError
 from jobs.folder import check_free
 from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
-from jobs.outputs.files import scratch_file
 from jobs.runner import run
 from jobs.spec import Compute, Cut, JobName, Precision, Spec
-from jobs.storage import S3, Access, open_store, resolve
+from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,12 +134,14 @@ def load_bundle(location: str, access: Access) -> tuple[Bundle, bytes]:
         data = store.read(uri)
     except ItemError as error:
         raise InputError(f"bundle {location}: {error.message}; check --bundle") from error
-    try:
-        with scratch_file(store, S3) as path:
-            path.write_bytes(data)
+    with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
+        path = Path(folder, Path(uri).name)
+        path.write_bytes(data)
+        try:
             return read_bundle(path), data
-    except ValueError as error:
-        raise InputError(f"bundle {location}: {error}") from error
+        except ValueError as error:
+            text = str(error).replace(str(path), uri)
+            raise InputError(f"no bundle: {text}") from error
 
 
 def demo_bundle_path() -> Path:

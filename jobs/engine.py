@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -49,7 +49,7 @@ class Place:
             )
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_engine(place: Place) -> Iterator[tuple[Engine, Device]]:
     """Connect, and hold the connection for a block of code.
 
@@ -66,22 +66,22 @@ def open_engine(place: Place) -> Iterator[tuple[Engine, Device]]:
     from cluster.pool import Size, run_pool
 
     cpus = max(os.cpu_count() or 1, (place.replicas or 1) * place.threads)
-    try:
-        with connect(place.address, cpus=cpus) as resources:
-            device = _cluster_device(place, resources)
-            replicas = place.replicas or _fitting(place, resources, device)
-            size = Size(
-                replicas=replicas,
-                cpus=place.threads,
-                gpus=1 if device == "cuda" else 0,
-                environment=_ENVIRONMENT,
-            )
-            yield functools.partial(run_pool, size=size), device
-    except ConnectionError as error:
-        raise InputError(
-            f"no Ray cluster answers at {place.address}: {error}; start one with "
-            "'ray start --head', or leave --address out"
-        ) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            resources = stack.enter_context(connect(place.address, cpus=cpus))
+        except OSError as error:
+            raise InputError(
+                f"no Ray cluster answers at {place.address}: {error}; start one with "
+                "'ray start --head', or leave --address out"
+            ) from error
+        device = _cluster_device(place, resources)
+        size = Size(
+            replicas=place.replicas or _fitting(place, resources, device),
+            cpus=place.threads,
+            gpus=1 if device == "cuda" else 0,
+            environment=_ENVIRONMENT,
+        )
+        yield functools.partial(run_pool, size=size), device
 
 
 def _local_device(place: Place) -> Device:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import s3fs
+from botocore.exceptions import BotoCoreError
 from fsspec.asyn import sync
 from fsspec.utils import glob_translate
 
@@ -113,7 +114,9 @@ class Store:
             InputError: The store refuses the listing.
         """
         try:
-            found = self._find_s3(prefix) if prefix.startswith(S3) else _find_local(prefix)
+            with _boto_errors():
+                remote = prefix.startswith(S3)
+                found = self._find_s3(prefix) if remote else _find_local(prefix)
             return sorted(found, key=lambda one: one.uri)
         except PermissionError as error:
             raise InputError(
@@ -123,7 +126,8 @@ class Store:
             return []
         except OSError as error:
             raise InputError(
-                f"{prefix} cannot be listed: {error}; check the address and --endpoint-url"
+                f"{prefix} cannot be listed: {error}; check the path, the credentials, "
+                "--anon and --endpoint-url"
             ) from error
 
     def require(self, location: str) -> None:
@@ -164,7 +168,7 @@ class Store:
         Raises:
             ItemError: ``not_found``, ``forbidden`` or ``unreachable``.
         """
-        with _item_errors(uri):
+        with _item_errors(uri), _boto_errors():
             if not uri.startswith(S3):
                 return _stat_local(Path(uri))
             entry = self._s3.info(uri)
@@ -181,7 +185,7 @@ class Store:
             ItemError: ``not_found``, ``forbidden``, ``unreachable``, or
                 ``input_changed`` where the object is not ``etag`` any more.
         """
-        with _item_errors(uri):
+        with _item_errors(uri), _boto_errors():
             if uri.startswith(S3):
                 return self._read_s3(uri, etag)
             data = Path(uri).read_bytes()
@@ -219,7 +223,8 @@ class Store:
         if not uri.startswith(S3):
             return _create_local(Path(uri), data)
         try:
-            self._s3.pipe_file(uri, data, mode="create")
+            with _boto_errors():
+                self._s3.pipe_file(uri, data, mode="create")
         except FileExistsError:
             return False
         return True
@@ -229,7 +234,8 @@ class Store:
         if not uri.startswith(S3):
             return _create_local_from(Path(uri), path)
         try:
-            self._s3.put_file(str(path), uri, mode="create", chunksize=_CHUNK)
+            with _boto_errors():
+                self._s3.put_file(str(path), uri, mode="create", chunksize=_CHUNK)
         except FileExistsError:
             return False
         finally:
@@ -239,7 +245,8 @@ class Store:
     def replace(self, uri: str, data: bytes) -> None:
         """Write a view that may be written again; whole or not at all."""
         if uri.startswith(S3):
-            self._s3.pipe_file(uri, data)
+            with _boto_errors():
+                self._s3.pipe_file(uri, data)
             return
         path = Path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +257,8 @@ class Store:
         """Remove an object of ours; not an error when it is gone already."""
         try:
             if uri.startswith(S3):
-                self._s3.rm_file(uri)
+                with _boto_errors():
+                    self._s3.rm_file(uri)
             else:
                 Path(uri).unlink()
         except FileNotFoundError:
@@ -298,6 +306,15 @@ class _item_errors:  # noqa: N801 - reads as a block
         if isinstance(error, PermissionError):
             raise ItemError("forbidden", f"{self._uri} may not be read") from error
         raise ItemError("unreachable", f"{self._uri} cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def _boto_errors() -> Iterator[None]:
+    """Make an OSError of what the S3 client raises beside OSErrors."""
+    try:
+        yield
+    except BotoCoreError as error:
+        raise ConnectionError(str(error)) from error
 
 
 def _s3_code(error: BaseException) -> str:
