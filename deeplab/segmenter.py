@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 NODATA = 255
 """Mask value where there is no data."""
+
+STRIP = 4096
+"""Most columns that are blended at once: sums are held for K classes, a tile's rows
+and so many columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,12 +149,15 @@ class Segmenter:
             overlap=self.bundle.overlap,
         )
         _check_region(region, grid, valid.shape)
-        cutter = Cutter(grid=grid, region=region, pixels=pixels, valid=valid)
+        cutters = (
+            Cutter(grid=grid, region=strip, pixels=pixels, valid=valid)
+            for strip in _strips(region)
+        )
         try:
-            result = self._thread.submit(self._segment, cutter)
+            results = [self._thread.submit(self._segment, cutter) for cutter in cutters]
         except RuntimeError as error:
             raise ValueError("segmenter is closed; make a new one") from error
-        return result.result()
+        return _beside([result.result() for result in results])
 
     def close(self) -> None:
         """Wait for running calls, then end the thread; a second call is free."""
@@ -259,6 +266,23 @@ def _exact(device: torch.device) -> contextlib.AbstractContextManager[object]:
 def _whole(height: int, width: int) -> Region:
     window = Window(row=0, col=0, height=height, width=width)
     return Region(height=height, width=width, core=window, read=window)
+
+
+def _strips(region: Region) -> Iterator[Region]:
+    """Cut a wide core into strips: the result is the same, the memory bounded."""
+    core = region.core
+    for col in range(core.col, core.stop_col, STRIP):
+        width = min(STRIP, core.stop_col - col)
+        yield replace(region, core=replace(core, col=col, width=width))
+
+
+def _beside(parts: list[Segmentation]) -> Segmentation:
+    if len(parts) == 1:
+        return parts[0]
+    return Segmentation(
+        mask=np.hstack([part.mask for part in parts]),
+        confidence=np.hstack([part.confidence for part in parts]),
+    )
 
 
 def _check_region(region: Region, grid: TileGrid, shape: tuple[int, ...]) -> None:

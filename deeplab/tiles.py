@@ -65,7 +65,8 @@ class Axis:
             raise ValueError(f"tile must be at least 1 px, got {self.tile}")
         if not 0 <= self.overlap <= self.tile // 2:
             raise ValueError(
-                f"overlap must be 0 to half a tile ({self.tile // 2} px), got {self.overlap}"
+                f"overlap must be 0 to half a tile ({self.tile // 2} px), "
+                f"got {self.overlap}"
             )
 
     @property

@@ -43,10 +43,8 @@ class Place:
         for name, value in (("threads", self.threads), ("replicas", self.replicas)):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        if self.local and (self.address is not None or self.replicas is not None):
-            raise InputError(
-                "--local has one replica and no cluster; drop the other option"
-            )
+        if self.local and self.replicas not in {None, 1}:
+            raise InputError(f"--local has one replica, got --replicas {self.replicas}")
 
 
 @contextlib.contextmanager

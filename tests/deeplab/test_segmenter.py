@@ -176,6 +176,16 @@ def test_network_gives_the_same_bits_however_cut(
     mobilenet.to("cpu")
 
 
+def test_wide_images_are_blended_in_strips(mobilenet, make_bundle, monkeypatch):
+    pixels, valid = make_image(21, 90)
+    with Segmenter(mobilenet, make_bundle(), threads=1) as segmenter:
+        whole = segmenter.segment(pixels, valid)
+        monkeypatch.setattr("deeplab.segmenter.STRIP", 37)
+        stripped = segmenter.segment(pixels, valid)
+    np.testing.assert_array_equal(stripped.mask, whole.mask)
+    np.testing.assert_array_equal(stripped.confidence, whole.confidence)
+
+
 def test_what_is_not_valid_is_never_seen(mobilenet, make_bundle):
     bundle = make_bundle(architecture=MOBILENET, tile=32, overlap=12)
     pixels, valid = make_image(40, 50)
