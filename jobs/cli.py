@@ -197,7 +197,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         click.echo(error.format_message(), err=True)
         return 2
     except click.ClickException as error:
-        error.show()
+        click.echo(f"atrous: {' '.join(error.format_message().split())}", err=True)
         return error.exit_code
     except AtrousError as error:
         click.echo(f"atrous: {error}", err=True)

@@ -1,18 +1,33 @@
 """Fixtures shared by all tests: a real S3 server on loopback."""
 
-import logging
+import os
+import subprocess
+import sys
 import uuid
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no folder to remember them in.
+settings.register_profile("atrous", derandomize=True, database=None, deadline=None)
+settings.load_profile("atrous")
+
+# In a process of its own: GDAL holds the interpreter's lock while it waits for
+# an answer, so a server in a thread beside it would never give one.
+SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture(scope="session")
 def s3_server():
     """URL of an S3 server on loopback; its credentials are in the environment."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -20,10 +35,17 @@ def s3_server():
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
             patch.delenv(name, raising=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-        server.stop()
+        with subprocess.Popen(  # noqa: S603 - our own interpreter
+            [sys.executable, "-c", SERVER],
+            # Short pages, so that every listing of more than five has several.
+            env={**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": "5"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as server:
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+            server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,407 @@
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs import cli
+from jobs.cli import _main
+from jobs.errors import AtrousError, BugError, ItemError, UnfinishedError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Work in an empty folder, which must stay empty."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def bundle(tmp_path, make_bundle):
+    """A bundle file with a header that can be read; the weights are not looked at."""
+    from safetensors.numpy import save_file
+
+    from deeplab.bundle import header_text
+
+    def write(name="net.safetensors", **fields):
+        path = tmp_path / name
+        metadata = {"atrous": header_text(make_bundle(**fields))}
+        save_file({"weight": np.zeros(1, dtype=np.float32)}, path, metadata=metadata)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of three images."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (8, 6)).save(folder / f"{i}.png")
+    return str(folder)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process: its exit code, stdout and stderr."""
+
+    def call(*arguments):
+        try:
+            code = _main([str(one) for one in arguments])
+        except SystemExit as error:
+            code = error.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def assert_refused(found, *words):
+    """Exit code 2, nothing on stdout, one line on stderr that holds the words."""
+    code, out, err = found
+    assert (code, out) == (2, "")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    for word in words:
+        assert word in err
+
+
+# Help
+
+
+def test_help_imports_neither_torch_nor_ray():
+    code = (
+        "import sys; from jobs.cli import _main; _main(['-h'])\n"
+        "heavy = {'torch', 'ray', 'numpy', 'pyarrow', 'rasterio', 's3fs', 'PIL'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.endswith("\n[]\n")
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["label", "map", "plan", "status"])
+def test_an_error_of_the_command_line_imports_no_torch(verb):
+    code = (
+        f"import sys; from jobs.cli import _main\n"
+        f"assert _main(['{verb}', '--nonsense']) == 2\n"
+        "assert not {'torch', 'ray'} & set(sys.modules)"
+    )
+    subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("verb", [None, *cli.cli.commands])
+def test_every_command_explains_itself(run, verb, flag):
+    code, out, err = run(*([verb] if verb else []), flag)
+    assert (code, err) == (0, "")
+    assert "Usage:" in out
+    assert "--help" in out
+
+
+def test_the_version_is_that_of_the_project(run):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    code, out, _ = run("--version")
+    assert code == 0
+    assert project["version"] in out
+
+
+def test_no_command_is_explained_and_refused(run):
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert "Usage:" in err
+
+
+def test_a_flag_means_the_same_everywhere():
+    """One registry: the same name has the same help, type and default."""
+    seen = {}
+    for name, command in cli.cli.commands.items():
+        if name == "demo":
+            continue
+        for option in command.params:
+            if isinstance(option, click.Option) and option.name not in {"help", "version"}:
+                about = (option.help, option.type.name, option.default, option.is_flag)
+                assert seen.setdefault(option.name, about) == about, (name, option.name)
+
+
+# What a user got wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("label", "a", "b", "--bundel", "x"), ("no such option", "--bundel")),
+        (("label", "a", "b"), ("--bundle",)),
+        (("label", "a"), ("RUN",)),
+        (("lable",), ("lable",)),
+        (("map", "a", "b", "--bundle", "x", "--device", "tpu"), ("tpu", "cuda")),
+        (("map", "a", "b", "--bundle", "x", "--block", "big"), ("--block", "big")),
+        (("plan", "train", "a", "--bundle", "x"), ("train", "label")),
+        (("status",), ("RUN",)),
+        (("plan",), ("label", "map")),
+    ],
+    ids=lambda value: " ".join(value)[:30],
+)
+def test_a_wrong_command_is_one_line(run, arguments, words):
+    code, out, err = run(*arguments)
+    assert_refused((code, out, err.lower()), *(word.lower() for word in words))
+
+
+def test_a_wrong_source_is_one_line(run, bundle, tmp_path):
+    source = tmp_path / "none"
+    for verb in ("label", "map"):
+        found = run(verb, source, tmp_path / "run", "--bundle", bundle(), "--local")
+        assert_refused(found, f"atrous: nothing at {source}; check the path")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("job", ["label", "map"])
+def test_an_empty_source_is_one_line(run, bundle, tmp_path, job):
+    source = tmp_path / "empty"
+    source.mkdir()
+    found = run("plan", job, source, "--bundle", bundle())
+    assert_refused(
+        found, f"atrous: nothing at {source}; check the path, the prefix or the glob"
+    )
+    (source / "notes.txt").touch()
+    found = run("plan", job, source, "--bundle", bundle())
+    assert_refused(found, f"no input under {source} among 1 objects", ".tif")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a bundle", None], ids=["empty", "text", "none"]
+)
+def test_a_wrong_bundle_is_one_line(run, images, tmp_path, content):
+    path = tmp_path / "net.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    found = run("label", images, tmp_path / "run", "--bundle", path, "--local")
+    assert_refused(found, str(path), "bundle")
+
+
+def test_a_bundle_of_other_bands_is_one_line(run, bundle, images):
+    found = run("plan", "label", images, "--bundle", bundle(bands=("red", "nir")))
+    assert_refused(found, "label reads red, green and blue; the bundle wants red, nir")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--limit", 0), ("limit must be at least 1, got 0",)),
+        (("--shard-items", 0), ("shard limits must be at least 1, got max_items=0",)),
+        (
+            ("--endpoint-url", "host:9000"),
+            ("must look like https://host[:port], got host:9000",),
+        ),
+    ],
+)
+def test_a_wrong_value_is_one_line(run, bundle, images, options, words):
+    assert_refused(run("plan", "label", images, "--bundle", bundle(), *options), *words)
+
+
+def test_a_wrong_block_is_one_line(run, bundle, images):
+    found = run("plan", "map", images, "--bundle", bundle(), "--block", 1000)
+    assert_refused(found, "block must be a multiple of 512 px, got 1000")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--threads", 0), "threads must be at least 1, got 0"),
+        (("--replicas", 0), "replicas must be at least 1, got 0"),
+        (("--local", "--replicas", 2), "--local has one replica, got --replicas 2"),
+    ],
+)
+def test_a_wrong_place_is_one_line(run, bundle, images, tmp_path, options, words):
+    found = run("label", images, tmp_path / "run", "--bundle", bundle(), *options)
+    assert_refused(found, words)
+
+
+@pytest.mark.parametrize("location", ["gs://bucket/a", "http://host/a"])
+def test_another_store_is_one_line(run, bundle, location):
+    assert_refused(run("plan", "label", location, "--bundle", bundle()), f"got {location}")
+
+
+def test_a_foreign_run_folder_is_one_line(run, bundle, images, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "thesis.docx").touch()
+    found = run("label", images, folder, "--bundle", bundle(), "--local")
+    assert_refused(found, f"{folder} is not empty and holds no run", "thesis.docx")
+    assert [one.name for one in folder.iterdir()] == ["thesis.docx"]
+
+
+def test_a_run_folder_that_is_a_file_is_one_line(run, bundle, images, tmp_path):
+    path = tmp_path / "run"
+    path.touch()
+    assert_refused(run("label", images, path, "--bundle", bundle(), "--local"), str(path))
+    assert_refused(run("status", path), f"{path} holds no run")
+
+
+def test_no_run_is_one_line(run, tmp_path):
+    path = tmp_path / "none"
+    assert_refused(
+        run("status", path), f"atrous: {path} holds no run (no job.json); check the"
+    )
+
+
+@pytest.mark.s3
+@pytest.mark.timeout(30)
+def test_a_server_that_does_not_answer_is_one_line(run, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    nobody = ("--endpoint-url", "http://127.0.0.1:1")
+    assert_refused(
+        run("plan", "label", "s3://b/a", "--bundle", "s3://b/net", *nobody), "s3://b/net"
+    )
+
+
+@pytest.mark.s3
+@pytest.mark.timeout(30)
+@pytest.mark.xfail(
+    strict=True,
+    raises=ItemError,
+    reason="an ItemError about a run's own files is a traceback",
+)
+def test_a_run_on_a_server_that_does_not_answer_is_one_line(run, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    found = run("status", "s3://b/run", "--endpoint-url", "http://127.0.0.1:1")
+    assert_refused(found, "s3://b/run")
+
+
+# What works
+
+
+def test_plan_counts_images(run, bundle, images):
+    code, out, err = run("plan", "label", images, "--bundle", bundle(), "--shard-items", 2)
+    assert (code, err) == (0, "")
+    size = sum(path.stat().st_size for path in Path(images).iterdir())
+    assert out.splitlines() == [
+        f"label {images}",
+        f"  items   3, {size / 1e6:.1f} MB",
+        "  shards  2",
+        out.splitlines()[-1],
+    ]
+    assert out.splitlines()[-1].startswith(f"start it: atrous label {images} RUN --bundle ")
+
+
+def test_plan_json_is_one_object(run, bundle, images):
+    options = ("--bundle", bundle(), "--shard-items", 2, "--limit", 2, "--json")
+    code, out, err = run("plan", "label", images, *options)
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    size = sum(Path(images, f"{i}.png").stat().st_size for i in range(2))
+    assert json.loads(out) == {
+        "job": "label",
+        "source": images,
+        "items": 2,
+        "bytes": size,
+        "shards": 1,
+    }
+
+
+def test_plan_counts_rasters(run, bundle, write_raster):
+    good = write_raster(np.zeros((3, 600, 1100), dtype=np.uint8), "scenes/good.tif")
+    write_raster(np.zeros((1, 9, 9), dtype=np.uint8), "scenes/grey.tif")
+    source = str(Path(good).parent)
+    options = ("--bundle", bundle(tile=64, overlap=16), "--block", 512, "--json")
+    code, out, _ = run("plan", "map", source, *options)
+    found = json.loads(out)
+    assert code == 0
+    assert (found["items"], found["refused"], found["shards"]) == (2, 1, 7)
+    assert found["pixels"] == 600 * 1100
+    assert found["tiles"] == -(-(600 - 16) // 48) * -(-(1100 - 16) // 48)
+
+
+def test_status_json_is_one_object(run, tmp_path, make_spec, make_items, local_store):
+    from jobs.folder import prepare
+    from jobs.shards import plan_shards
+
+    spec = make_spec(run=str(tmp_path / "run"))
+    prepare(local_store, spec, plan_shards(make_items(1), max_items=1, max_bytes=1))
+    code, out, err = run("status", spec.run, "--json")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    assert json.loads(out)["shards"] == {"planned": 1, "done": 0}
+    code, out, err = run("status", spec.run)
+    assert (code, err) == (0, "")
+    assert out.endswith("not finished; run the same command again to go on\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(AtrousError("no"), 2), (UnfinishedError("no"), 4), (BugError("no"), 1)],
+    ids=["input", "unfinished", "bug"],
+)
+def test_an_error_is_its_exit_code(run, images, monkeypatch, error, code):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("jobs.commands.preview_plan", fail)
+    assert run("plan", "label", images, "--bundle", "x") == (code, "", "atrous: no\n")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, click.Abort])
+def test_ctrl_c_is_130(run, images, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("jobs.commands.preview_plan", fail)
+    code, out, err = run("plan", "label", images, "--bundle", "x")
+    assert (code, out) == (130, "")
+    assert err.endswith("atrous: interrupted; the same command goes on where it stopped\n")
+
+
+@pytest.mark.parametrize(("dead", "code"), [(0, 0), (2, 3)])
+def test_a_run_says_where_its_output_is(run, images, monkeypatch, dead, code):
+    asked = []
+
+    def start(request, _progress):
+        asked.append(request)
+        return {"run": "/out", "dead_letters": dead}
+
+    monkeypatch.setattr("jobs.commands.start", start)
+    options = (
+        "--bundle",
+        "net",
+        "--shard-items",
+        7,
+        "--replicas",
+        2,
+        "--threads",
+        3,
+        "--anon",
+    )
+    found, out, err = run("label", images, "RUN", *options, "--limit", 5)
+    assert (found, out) == (code, "/out/masks\n")
+    assert err.splitlines()[-1] == "look at it: atrous status RUN"
+    assert ("2 dead letters: /out/dead_letter.parquet" in err) == bool(dead)
+    (request,) = asked
+    assert (request.job, request.source, request.run) == ("label", images, "RUN")
+    assert (request.bundle, request.limit, request.precision) == ("net", 5, "fp32")
+    assert (request.cut.shard_items, request.cut.block) == (7, 4096)
+    assert (request.place.replicas, request.place.threads) == (2, 3)
+    assert (request.access.anon, request.access.requester_pays) == (True, False)
+
+
+def test_main_exits_with_the_code(monkeypatch):
+    monkeypatch.setattr(cli, "_main", lambda _: 3)
+    with pytest.raises(SystemExit) as caught:
+        cli.main([])
+    assert caught.value.code == 3
