@@ -174,6 +174,31 @@ def read_bundle(path: str | PathLike[str]) -> Bundle:
         raise ValueError(f"{path} has a header that cannot be used: {error}") from error
 
 
+def read_tensors(
+    path: str | PathLike[str], bundle: Bundle
+) -> dict[str, NDArray[np.generic]]:
+    """Read a bundle's tensors and hold them against its digest.
+
+    Raises:
+        ValueError: The file's content is not what its header says.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, TypeError) as error:  # numpy has no bfloat16
+        raise ValueError(
+            f"{path} holds tensors that cannot be read ({error}); "
+            "save it with deeplab.weights.save_bundle"
+        ) from error
+    digest = compute_digest(bundle, tensors)
+    if digest != bundle.digest:
+        raise ValueError(
+            f"{path} is damaged: its content has digest {digest[:16]}, its header says "
+            f"{bundle.digest[:16]}; copy the bundle again"
+        )
+    return tensors
+
+
 def header_text(bundle: Bundle) -> str:
     """Write a bundle's header as canonical JSON: one text for one content."""
     header = {"format_version": FORMAT_VERSION, **dataclasses.asdict(bundle)}

@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from deeplab.bundle import METADATA_KEY, compute_digest, header_text, read_bundle
+from deeplab.bundle import (
+    METADATA_KEY,
+    compute_digest,
+    header_text,
+    read_bundle,
+    read_tensors,
+)
 from deeplab.model import build
 
 if TYPE_CHECKING:
@@ -78,29 +83,12 @@ def load_model(path: str | PathLike[str]) -> tuple[nn.Module, Bundle]:
         OSError: The file cannot be opened.
     """
     bundle = read_bundle(path)
-    arrays = _read_arrays(path)
-    digest = compute_digest(bundle, arrays)
-    if digest != bundle.digest:
-        raise ValueError(
-            f"{path} is damaged: its content has digest {digest[:16]}, its header says "
-            f"{bundle.digest[:16]}; copy the bundle again"
-        )
+    arrays = read_tensors(path, bundle)
     state = {name: _to_tensor(array) for name, array in arrays.items()}
     _check_fit(state, bundle)
     model = _build_empty(bundle)
     model.load_state_dict(state, assign=True)
     return model.eval(), bundle
-
-
-def _read_arrays(path: str | PathLike[str]) -> dict[str, NDArray[np.generic]]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, TypeError) as error:  # numpy has no bfloat16
-        raise ValueError(
-            f"{path} holds tensors that cannot be read ({error}); "
-            "save it with deeplab.weights.save_bundle"
-        ) from error
 
 
 def _build_empty(bundle: Bundle) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.errors import DEAD_LETTERS, OK, AtrousError
+from jobs.errors import DEAD_LETTERS, OK, AtrousError, InputError, ItemError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -202,6 +202,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     except AtrousError as error:
         click.echo(f"atrous: {error}", err=True)
         return error.exit_code
+    except ItemError as error:
+        click.echo(
+            f"atrous: {error.message}; check the run folder and the access", err=True
+        )
+        return InputError.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo(
             "atrous: interrupted; the same command goes on where it stopped", err=True

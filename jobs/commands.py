@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cluster.outcomes import NoCapacityError, WorkerBugError
-from deeplab.bundle import Bundle, read_bundle
+from deeplab.bundle import Bundle, read_bundle, read_tensors
 from deeplab.tiles import TileGrid
 from jobs.engine import Place, open_engine
 from jobs.errors import BugError, InputError, ItemError, UnfinishedError
@@ -138,10 +138,12 @@ def load_bundle(location: str, access: Access) -> tuple[Bundle, bytes]:
         path = Path(folder, Path(uri).name)
         path.write_bytes(data)
         try:
-            return read_bundle(path), data
+            bundle = read_bundle(path)
+            read_tensors(path, bundle)
         except ValueError as error:
             text = str(error).replace(str(path), uri)
             raise InputError(f"no bundle: {text}") from error
+    return bundle, data
 
 
 def demo_bundle_path() -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import InputError, RunError
-from jobs.plan import Totals, measure_plan, read_owner, read_plan, write_plan
+from jobs.plan import Totals, measure_plan, read_about, read_plan, write_plan
 from jobs.spec import FORMAT_VERSION, Cut, Spec, digest_of
 from jobs.storage import join
 
@@ -60,13 +60,14 @@ def prepare(store: Store, spec: Spec, shards: Iterable[Shard]) -> Planned:
 
 
 def _write(store: Store, spec: Spec, shards: Iterable[Shard]) -> None:
-    owner = digest_of(spec.identity())
+    cut = asdict(spec.cut)
+    identity = digest_of(spec.identity())
     with tempfile.TemporaryDirectory(prefix="atrous-") as scratch:
         local = Path(scratch, "plan.parquet")
-        totals = write_plan(shards, local, owner=owner)
+        totals = write_plan(shards, local, about={"identity": identity, "cut": cut})
         if not store.create_from(plan_uri(spec.run), local):
-            totals = _adopt(store, spec, owner, Path(scratch))
-    store.create(join(spec.run, "job.json"), _describe(spec, totals))
+            totals, cut = _adopt(store, spec, identity, Path(scratch))
+    store.create(join(spec.run, "job.json"), _describe(spec, totals, cut))
 
 
 def load_job(store: Store, run: str) -> dict[str, Any] | None:
@@ -117,22 +118,28 @@ def plan_uri(run: str) -> str:
 
 
 def _resume(spec: Spec, held: dict[str, Any]) -> Planned:
+    identity = held.get("identity") or {}
     differences = [
-        f"{name} {_short(held['identity'].get(name))}, now {_short(value)}"
+        f"{name} {_short(identity.get(name))}, now {_short(value)}"
         for name, value in spec.identity().items()
-        if held["identity"].get(name) != value
+        if identity.get(name) != value
     ]
     if differences:
         raise RunError(
             f"{spec.run} holds a run with other options ({'; '.join(differences)}); "
             "give the same ones to resume it, or choose a new run folder"
         )
-    return Planned(
-        spec=replace(spec, cut=Cut(**held["cut"])),
-        totals=Totals(**held["plan"]),
-        fingerprint=held["fingerprint"],
-        resumed=True,
-    )
+    try:
+        return Planned(
+            spec=replace(spec, cut=Cut(**held["cut"])),
+            totals=Totals(**held["plan"]),
+            fingerprint=held["fingerprint"],
+            resumed=True,
+        )
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"{spec.run}/job.json is damaged ({error}); choose a new run folder"
+        ) from error
 
 
 def _short(value: object) -> str:
@@ -156,14 +163,17 @@ def check_free(store: Store, run: str) -> None:
             )
 
 
-def _adopt(store: Store, spec: Spec, owner: str, scratch: Path) -> Totals:
-    """Take over a plan whose driver died, or started, before its job.json."""
+def _adopt(
+    store: Store, spec: Spec, identity: str, scratch: Path
+) -> tuple[Totals, dict[str, Any]]:
+    """Take over a plan, and its cut, from a driver that got no further or is ahead."""
     local = _fetch_plan(store, spec.run, scratch)
-    if read_owner(local) != owner:
+    about = read_about(local)
+    if about["identity"] != identity:
         raise RunError(
             f"{spec.run} holds a plan made with other options; choose a new run folder"
         )
-    return measure_plan(local)
+    return measure_plan(local), about["cut"]
 
 
 def _fetch_plan(store: Store, run: str, scratch: Path) -> Path:
@@ -172,14 +182,14 @@ def _fetch_plan(store: Store, run: str, scratch: Path) -> Path:
     return local
 
 
-def _describe(spec: Spec, totals: Totals) -> bytes:
+def _describe(spec: Spec, totals: Totals, cut: dict[str, Any]) -> bytes:
     bundle = asdict(spec.bundle)
     fields = {
         "format_version": FORMAT_VERSION,
         "fingerprint": spec.fingerprint(totals.digest),
         "identity": spec.identity(),
         "plan": asdict(totals),
-        "cut": asdict(spec.cut),
+        "cut": cut,
         "access": asdict(spec.access),
         "bundle": bundle,
     }

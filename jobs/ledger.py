@@ -8,11 +8,11 @@ any line and two drivers may run at once. No clock and no lock is involved.
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs.errors import RunError
+from jobs.prefetch import map_ahead
 from jobs.storage import join
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ class Ledger:
         """All records there are, in order of shard."""
         uris = [found.uri for found in self._store.find(self._root)]
         records = [uri for uri in uris if uri.endswith(".json")]
-        with ThreadPoolExecutor(_READERS) as threads:
-            yield from map(_parse, records, threads.map(self._store.read, records))
+        texts = map_ahead(self._store.read, records, threads=_READERS)
+        yield from map(_parse, records, texts)
 
     def _uri(self, shard: int) -> str:
         folder = shard // _SHARDS_A_FOLDER

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deeplab.tiles import Window
+from jobs.errors import RunError
 from jobs.shards import Block, Item, Refusal, Shard
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ SCHEMA: Final = pa.schema(
     ]
 )
 _ROWS_A_GROUP: Final = 65536
-_OWNER: Final = b"atrous"
+_ABOUT: Final = b"atrous"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,17 +61,17 @@ class Totals:
     """16 hex digits over every item, whatever the shards."""
 
 
-def write_plan(shards: Iterable[Shard], path: Path, *, owner: str) -> Totals:
+def write_plan(shards: Iterable[Shard], path: Path, *, about: dict[str, Any]) -> Totals:
     """Write shards as they come; memory is bounded by one row group.
 
     Args:
         shards: In order of index.
         path: Local file to write.
-        owner: Digest of the run's options, kept in the file, so that a plan
-            left behind by a driver that died is never adopted by another run.
+        about: What the plan was made for, kept in the file, so that one left
+            behind by a driver that died is known for what it is.
     """
     tally = _Tally()
-    schema = SCHEMA.with_metadata({_OWNER: owner.encode()})
+    schema = SCHEMA.with_metadata({_ABOUT: json.dumps(about).encode()})
     rows = (row for shard in shards for row in tally.rows(shard))
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(itertools.islice(rows, _ROWS_A_GROUP)):
@@ -85,10 +87,19 @@ def measure_plan(path: Path) -> Totals:
     return tally.totals()
 
 
-def read_owner(path: Path) -> str:
-    """Digest of the options that the plan was written for."""
-    metadata = pq.read_schema(path).metadata or {}
-    return str(metadata.get(_OWNER, b"").decode())
+def read_about(path: Path) -> dict[str, Any]:
+    """What a plan was made for.
+
+    Raises:
+        RunError: The file is no plan.
+    """
+    try:
+        about: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_ABOUT])
+    except (pa.ArrowInvalid, TypeError, KeyError, ValueError) as error:
+        raise RunError(
+            f"{path.name} is not a plan ({error}); choose a new run folder"
+        ) from error
+    return about
 
 
 def read_plan(path: Path) -> Iterator[Shard]:

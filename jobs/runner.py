@@ -124,7 +124,12 @@ def _survey(store: Store, job: Job) -> tuple[Tally, _Feed]:
         tally.add(record)
         done.add(record.shard)
         # Both are in order of shard, so one pass over the plan serves them all.
-        shard = next(shard for shard in planned if shard.index == record.shard)
+        shard = next((one for one in planned if one.index == record.shard), None)
+        if shard is None:
+            raise RunError(
+                f"{run_folder} has a record of shard {record.shard}, which its plan does "
+                "not know; choose a new run folder"
+            )
         tasks.extend(t for t in job.finish(shard, record) if not job.is_complete(t, names))
     left = (shard for shard in read_shards(store, run_folder) if shard.index not in done)
     return tally, _Feed(shards=left, tasks=tasks)
@@ -169,7 +174,8 @@ def _conclude(
 ) -> dict[str, Any]:
     """Write the views of the ledger that people and programs look at first."""
     run_folder = planned.spec.run
-    summary = {"run": run_folder, "job": planned.spec.job, **tally.summary(planned.totals)}
+    counts = tally.summary(planned.totals, whole=not problems)
+    summary = {"run": run_folder, "job": planned.spec.job, **counts}
     store.replace(join(run_folder, "dead_letter.parquet"), tally.dead_letter_file())
     store.replace(join(run_folder, "summary.json"), json.dumps(summary, indent=1).encode())
     store.sweep(join(run_folder, SCRATCH))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.folder import require_job
 from jobs.ledger import Ledger
 from jobs.plan import Totals
+from jobs.storage import join
 from jobs.tally import Tally
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ def read_status(store: Store, run: str) -> dict[str, Any]:
     tally = Tally()
     for record in Ledger(store, run).read():
         tally.add(record)
-    totals = Totals(**held["plan"])
-    return {"run": run, "job": held["identity"]["job"], **tally.summary(totals)}
+    totals, job = Totals(**held["plan"]), held["identity"]["job"]
+    written = len(store.find(join(run, "rasters"))) if job == "map" else 0
+    whole = job != "map" or written == totals.items - tally.refused
+    return {"run": run, "job": job, **tally.summary(totals, whole=whole)}
 
 
 def describe_status(status: dict[str, Any]) -> str:

@@ -16,10 +16,11 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
 import s3fs
+from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError
 from fsspec.asyn import sync
 from fsspec.utils import glob_translate
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 S3: Final = "s3://"
 _TIMEOUTS: Final = {"connect_timeout": 5, "read_timeout": 30}
+_CHANGED: Final = {"PreconditionFailed", "412"}
 _CHUNK: Final = 16 * 2**20
 _MAGIC: Final = re.compile(r"[*?[]")
 
@@ -71,7 +73,7 @@ class Object:
 def resolve(location: str) -> str:
     """Turn what a user typed into an absolute location."""
     if location.startswith(S3):
-        return location
+        return location.rstrip("/") if location != S3 else location
     if "://" in location:
         raise InputError(f"location must be a path or s3://bucket/key, got {location}")
     return os.path.abspath(os.path.expanduser(location))  # noqa: PTH100, PTH111
@@ -146,13 +148,25 @@ class Store:
         Returns:
             The folder that the objects lie below, and the objects in URI order.
         """
-        if not _MAGIC.search(location) or Path(location).exists():
+        if not _MAGIC.search(location) or self._is_there(location):
             found = self.find(location)
             alone = len(found) == 1 and found[0].uri == location
             return (location.rsplit("/", 1)[0] if alone else location), found
         root = _MAGIC.split(location)[0].rsplit("/", 1)[0]
-        wanted = re.compile(glob_translate(location))
+        try:
+            wanted = re.compile(glob_translate(location))
+        except ValueError as error:
+            raise InputError(f"glob {location} is wrong: {error}") from error
         return root, [found for found in self.find(root) if wanted.match(found.uri)]
+
+    def _is_there(self, location: str) -> bool:
+        """Whether a location that looks like a glob is the name of something."""
+        if not location.startswith(S3):
+            return Path(location).exists()
+        try:
+            return self.exists(location)
+        except ItemError:
+            return False
 
     def _find_s3(self, prefix: str) -> list[Object]:
         listing = self._s3.find(prefix, detail=True)
@@ -172,6 +186,8 @@ class Store:
             if not uri.startswith(S3):
                 return _stat_local(Path(uri))
             entry = self._s3.info(uri)
+            if entry["type"] != "file":
+                raise FileNotFoundError(uri)
             return Object(uri=uri, size=entry["size"], etag=entry["ETag"].strip('"'))
 
     def read(self, uri: str, *, etag: str | None = None) -> bytes:
@@ -194,12 +210,14 @@ class Store:
             return data
 
     def _read_s3(self, uri: str, etag: str | None) -> bytes:
-        bucket, key = uri.removeprefix(S3).split("/", 1)
+        bucket, _, key = uri.removeprefix(S3).partition("/")
+        if not key:
+            raise FileNotFoundError(uri)
         match = {} if etag is None else {"IfMatch": f'"{etag}"'}
         reply = self._s3.call_s3(
             "get_object", self._s3.req_kw, Bucket=bucket, Key=key, **match
         )
-        data: bytes = sync(self._s3.loop, reply["Body"].read)
+        data: bytes = sync(self._s3.loop, _read_body, reply["Body"])
         if len(data) != reply["ContentLength"]:
             raise OSError(f"got {len(data)} of {reply['ContentLength']} bytes")
         return data
@@ -222,25 +240,20 @@ class Store:
         """
         if not uri.startswith(S3):
             return _create_local(Path(uri), data)
-        try:
-            with _boto_errors():
-                self._s3.pipe_file(uri, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        with _lost_race() as race, _boto_errors():
+            self._s3.pipe_file(uri, data, mode="create")
+        return not race.lost
 
     def create_from(self, uri: str, path: Path) -> bool:
         """Like ``create``, with the bytes of a local file, which it consumes."""
         if not uri.startswith(S3):
             return _create_local_from(Path(uri), path)
         try:
-            with _boto_errors():
+            with _lost_race() as race, _boto_errors():
                 self._s3.put_file(str(path), uri, mode="create", chunksize=_CHUNK)
-        except FileExistsError:
-            return False
         finally:
             path.unlink()
-        return True
+        return not race.lost
 
     def replace(self, uri: str, data: bytes) -> None:
         """Write a view that may be written again; whole or not at all."""
@@ -287,6 +300,23 @@ def changed(uri: str) -> ItemError:
     return ItemError("input_changed", f"{uri} is not the object that was planned")
 
 
+class _lost_race:  # noqa: N801 - reads as a block
+    """Notice that somebody else created the object first.
+
+    AWS answers 412 and names the condition; other servers only answer 412.
+    """
+
+    lost = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        exists = isinstance(error, FileExistsError)
+        self.lost = error is not None and (exists or _s3_code(error) in _CHANGED)
+        return self.lost
+
+
 class _item_errors:  # noqa: N801 - reads as a block
     """Turn the store's errors about one object into an ItemError."""
 
@@ -299,7 +329,7 @@ class _item_errors:  # noqa: N801 - reads as a block
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if not isinstance(error, OSError):
             return
-        if _s3_code(error) in {"PreconditionFailed", "412"}:
+        if _s3_code(error) in _CHANGED:
             raise changed(self._uri) from error
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             raise ItemError("not_found", f"{self._uri} does not exist") from error
@@ -308,12 +338,18 @@ class _item_errors:  # noqa: N801 - reads as a block
         raise ItemError("unreachable", f"{self._uri} cannot be read: {error}") from error
 
 
+async def _read_body(body: Any) -> bytes:  # noqa: ANN401 - the client's own type
+    async with body:
+        data: bytes = await body.read()
+    return data
+
+
 @contextlib.contextmanager
 def _boto_errors() -> Iterator[None]:
     """Make an OSError of what the S3 client raises beside OSErrors."""
     try:
         yield
-    except BotoCoreError as error:
+    except (BotoCoreError, ClientError) as error:
         raise ConnectionError(str(error)) from error
 
 
@@ -330,12 +366,15 @@ def _find_local(prefix: str) -> Iterator[Object]:
     for folder, _, names in os.walk(root, onerror=_raise):
         for name in names:
             path = Path(folder, name)
-            if path.is_file():
-                yield _stat_local(path)
+            # What is gone since it was listed was never there.
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file():
+                    yield _stat_local(path)
 
 
 def _raise(error: OSError) -> None:
-    raise error
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _stat_local(path: Path) -> Object:
@@ -347,12 +386,16 @@ def _stat_local(path: Path) -> Object:
 
 def _write_beside(path: Path, data: bytes) -> Path:
     descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
     temporary = Path(name)
-    temporary.chmod(0o644)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+    except OSError:
+        temporary.unlink()
+        raise
     return temporary
 
 

@@ -50,10 +50,20 @@ class Tally:
         self.seconds.update(record.seconds)
         self.dead_letters.extend(record.dead_letters)
 
-    def summary(self, totals: Totals) -> dict[str, Any]:
-        """What ``summary.json`` holds and ``status --json`` prints."""
+    @property
+    def refused(self) -> int:
+        """Items that were known as dead letters when the run was planned."""
+        return sum(letter.stage == "plan" for letter in self.dead_letters)
+
+    def summary(self, totals: Totals, *, whole: bool) -> dict[str, Any]:
+        """What ``summary.json`` holds and ``status --json`` prints.
+
+        Args:
+            totals: Of the plan.
+            whole: Whether all that finished shards make possible is done.
+        """
         return {
-            "finished": self.shards == totals.shards,
+            "finished": whole and self.shards == totals.shards,
             "items": totals.items,
             "shards": {"planned": totals.shards, "done": self.shards},
             "bytes_planned": totals.size,

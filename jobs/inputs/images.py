@@ -97,13 +97,22 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_arrays(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     if image.mode.startswith("I;16"):
-        high = (np.asarray(image) >> 8).astype(np.uint8)
-        image = Image.fromarray(high)
+        return _from_16_bit(np.asarray(image), image.info.get("transparency"))
     if not image.has_transparency_data:
         pixels = np.asarray(image.convert("RGB"))
         return _bands_first(pixels), np.ones(pixels.shape[:2], dtype=np.bool_)
     pixels = np.asarray(image.convert("RGBA"))
     return _bands_first(pixels[:, :, :3]), pixels[:, :, 3] > 0
+
+
+def _from_16_bit(
+    samples: NDArray[np.uint16], transparent: int | None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    high = (samples >> 8).astype(np.uint8)
+    valid = np.ones(samples.shape, dtype=np.bool_)
+    if transparent is not None:
+        valid = samples != transparent
+    return np.repeat(high[None], 3, axis=0), valid
 
 
 def _bands_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

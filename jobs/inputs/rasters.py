@@ -7,6 +7,7 @@ folders only when told to, so the same object gives the same pixels everywhere.
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
+from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from jobs.errors import ItemError
@@ -41,6 +44,9 @@ GDAL_OPTIONS: Final = {
     # A replica lives long: what it remembers of an object may be stale.
     "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",
 }
+
+# A raster without georeferencing is mapped like any other.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +109,7 @@ def read_profile(uri: str, access: Access) -> dict[str, Any]:
         points, points_crs = raster.gcps
         profile: dict[str, Any] = {"height": raster.height, "width": raster.width}
         if points:
-            return profile | {"gcps": points, "crs": points_crs}
+            return profile | {"gcps": points, "crs": points_crs or CRS()}
         return profile | {"transform": raster.transform, "crs": raster.crs}
 
 
@@ -116,7 +122,7 @@ def open_raster(uri: str, access: Access) -> Iterator[DatasetReader]:
             rasterio.open(_gdal_path(uri), driver="GTiff") as raster,
         ):
             yield raster
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         cause = error.__cause__ or error
         text = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
         raise ItemError("undecodable", text) from error

@@ -33,6 +33,11 @@ def find_items(
     root, found = store.match(source)
     if not found:
         raise InputError(f"nothing at {source}; check the path, the prefix or the glob")
+    for one in found:
+        if not one.uri.isprintable() and _is_not_utf8(one.uri):
+            raise InputError(
+                f"file names must be UTF-8, got {one.uri!r}; rename it or leave it out"
+            )
     items = [
         _item(item, root)
         for item in found
@@ -44,6 +49,11 @@ def find_items(
             f"what counts ends in {', '.join(suffixes)}"
         )
     return items[:limit]
+
+
+def _is_not_utf8(name: str) -> bool:
+    # Python stands lone surrogates in for bytes that it cannot decode.
+    return any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _counts(uri: str, suffixes: tuple[str, ...]) -> bool:

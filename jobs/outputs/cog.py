@@ -8,7 +8,6 @@ of DEFLATE at about its size; overviews take the most frequent class.
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +20,7 @@ from jobs.inputs.rasters import GDAL_OPTIONS
 from jobs.windows import COG_TILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     import numpy as np
@@ -72,7 +71,7 @@ def encode_piece(mask: NDArray[np.uint8]) -> bytes:
     height, width = mask.shape
     with MemoryFile() as memory:
         with (
-            _quiet(),
+            rasterio.Env(**GDAL_OPTIONS),
             memory.open(height=height, width=width, **_LAYOUT) as piece,
         ):
             piece.write(mask, 1)
@@ -82,7 +81,11 @@ def encode_piece(mask: NDArray[np.uint8]) -> bytes:
 
 def decode_piece(data: bytes) -> NDArray[np.uint8]:
     """The mask, uint8 (H, W), of an encoded piece."""
-    with MemoryFile(data) as memory, _quiet(), memory.open(driver="GTiff") as piece:
+    with (
+        MemoryFile(data) as memory,
+        rasterio.Env(**GDAL_OPTIONS),
+        memory.open(driver="GTiff") as piece,
+    ):
         mask: NDArray[np.uint8] = piece.read(1)
     return mask
 
@@ -103,7 +106,7 @@ def write_cog(
         pieces: Windows and their masks. What none covers is nodata.
     """
     plain = path.with_name("plain.tif")
-    with _quiet():
+    with rasterio.Env(**GDAL_OPTIONS):
         with rasterio.open(
             plain, "w", **_LAYOUT, **profile, nodata=NODATA, BIGTIFF="IF_SAFER"
         ) as target:
@@ -131,15 +134,3 @@ def _fill(
     for window, mask in pieces:
         box = GdalWindow(window.col, window.row, window.width, window.height)
         target.write(mask, 1, window=box)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """GDAL with our options; a raster without georeferencing is no cause to warn."""
-    import warnings
-
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield

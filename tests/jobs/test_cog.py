@@ -224,14 +224,7 @@ def test_a_cog_lies_on_its_source(write, legend, write_raster, name):
     "crs",
     [
         "EPSG:4326",
-        pytest.param(
-            "",
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AttributeError,
-                reason="rasters.read_profile says crs=None",
-            ),
-        ),
+        "",
     ],
 )
 def test_a_cog_keeps_the_control_points_of_its_source(write, legend, write_raster, crs):
@@ -260,11 +253,6 @@ def test_a_raster_of_nowhere_stays_there(write, legend, write_raster):
         assert after.crs is None
         assert after.transform == Affine.identity()
     assert cog_validate(path, strict=True)[0]
-
-
-def test_a_raster_of_nowhere_is_no_cause_to_warn(write, legend, recwarn):
-    write(legend, profile(crs=None, transform=Affine.identity()), [])
-    assert not [one for one in recwarn if one.category is NotGeoreferencedWarning]
 
 
 # Pieces

@@ -129,10 +129,6 @@ def test_a_plan_of_other_options_is_not_adopted(make_spec, local, shards):
         prepare(local.store, replace(spec, limit=2), shards())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="folder._adopt takes the plan of another cut, job.json says this one",
-)
 def test_an_adopted_plan_keeps_its_cut(local, make_spec, shards):
     spec = make_spec(run=local.at("run"), shard_items=2, block=512)
     prepare(local.store, spec, shards(2))
@@ -195,11 +191,6 @@ def test_another_format_version_is_refused(local):
         load_job(local.store, local.at("run"))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(KeyError, TypeError),
-    reason="folder._resume trusts job.json's fields",
-)
 @pytest.mark.parametrize("missing", ["identity", "plan", "cut", "fingerprint"])
 def test_a_job_json_that_lacks_a_field_is_refused(local, make_spec, shards, missing):
     spec = make_spec(run=local.at("run"))
@@ -211,7 +202,6 @@ def test_a_job_json_that_lacks_a_field_is_refused(local, make_spec, shards, miss
         prepare(local.store, spec, never())
 
 
-@pytest.mark.xfail(strict=True, reason="folder._adopt lets pyarrow's error through")
 def test_a_plan_that_is_no_parquet_file_is_refused(local, make_spec, shards):
     write_local(local.store, local.at("run", "plan.parquet"), b"not a plan")
     with pytest.raises(RunError):

@@ -247,9 +247,6 @@ def test_one_colour_that_means_transparent():
     assert pixels.shape == (3, HEIGHT, WIDTH)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="images._to_arrays drops the transparency of 16-bit grey"
-)
 def test_one_16_bit_grey_that_means_transparent():
     grey = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in grey)

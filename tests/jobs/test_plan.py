@@ -3,7 +3,7 @@ import pytest
 
 from deeplab.tiles import Window
 from jobs import plan
-from jobs.plan import measure_plan, read_owner, read_plan, write_plan
+from jobs.plan import measure_plan, read_about, read_plan, write_plan
 from jobs.shards import Block, Item, Refusal, Shard, plan_shards
 from jobs.windows import cut_blocks
 
@@ -29,14 +29,14 @@ def map_shards(make_items):
 
 def test_images_come_back(path, make_items):
     shards = list(plan_shards(make_items(*range(20)), max_items=3, max_bytes=30))
-    totals = write_plan(shards, path, owner="o")
+    totals = write_plan(shards, path, about={})
     assert list(read_plan(path)) == shards
     assert (totals.items, totals.shards) == (20, len(shards))
     assert (totals.size, totals.pixels) == (sum(range(20)), 0)
 
 
 def test_blocks_and_refusals_come_back(path, map_shards):
-    totals = write_plan(map_shards, path, owner="o")
+    totals = write_plan(map_shards, path, about={})
     assert list(read_plan(path)) == map_shards
     # A raster counts once, however many blocks it has.
     assert (totals.items, totals.shards, totals.size) == (3, 7, 1110)
@@ -48,24 +48,24 @@ def test_one_block_of_everything(path):
     core = Window(row=2**30, col=3, height=1, width=2)
     block = Block(number=9, core=core, height=2**30 + 1, width=5)
     shard = Shard(index=0, items=(item,), block=block)
-    write_plan([shard], path, owner="o")
+    write_plan([shard], path, about={})
     assert list(read_plan(path)) == [shard]
 
 
 def test_a_plan_that_is_read_adds_up_to_the_same(path, map_shards):
-    assert write_plan(map_shards, path, owner="o") == measure_plan(path)
+    assert write_plan(map_shards, path, about={}) == measure_plan(path)
 
 
-def test_owner_comes_back(path, make_items):
+def test_what_it_was_made_for_comes_back(path, make_items):
     shards = plan_shards(make_items(1), max_items=1, max_bytes=1)
-    write_plan(shards, path, owner="0123456789abcdef")
-    assert read_owner(path) == "0123456789abcdef"
+    write_plan(shards, path, about={"identity": "0123456789abcdef"})
+    assert read_about(path) == {"identity": "0123456789abcdef"}
 
 
 def test_digest_depends_on_the_items_alone(tmp_path, make_items):
     def digest(items, max_items):
         shards = plan_shards(items, max_items=max_items, max_bytes=10**9)
-        return write_plan(shards, tmp_path / "plan", owner=str(max_items)).digest
+        return write_plan(shards, tmp_path / "plan", about={"cut": max_items}).digest
 
     items = make_items(*range(10))
     assert digest(items, 1) == digest(items, 3) == digest(items, 99)
@@ -80,7 +80,7 @@ def test_digest_does_not_depend_on_the_block(tmp_path, make_items):
             Shard(index=part.number, items=(item,), block=part)
             for part in cut_blocks(3000, 2000, block)
         )
-        return write_plan(shards, tmp_path / "plan", owner="o").digest
+        return write_plan(shards, tmp_path / "plan", about={}).digest
 
     assert digest(512) == digest(1024) == digest(4096)
 
@@ -90,7 +90,7 @@ def test_digest_notices_a_changed_object(tmp_path, change):
     fields = {"uri": "s3://bucket/a", "key": "a", "size": 7, "etag": "e"}
     digests = {
         write_plan(
-            [Shard(index=0, items=(Item(**one),))], tmp_path / "plan", owner="o"
+            [Shard(index=0, items=(Item(**one),))], tmp_path / "plan", about={}
         ).digest
         for one in (fields, fields | change)
     }
@@ -100,7 +100,7 @@ def test_digest_notices_a_changed_object(tmp_path, change):
 def test_rows_are_written_group_by_group(path, make_items, monkeypatch):
     monkeypatch.setattr(plan, "_ROWS_A_GROUP", 8)
     shards = list(plan_shards(make_items(*[1] * 50), max_items=3, max_bytes=99))
-    totals = write_plan(iter(shards), path, owner="o")
+    totals = write_plan(iter(shards), path, about={})
     assert pq.ParquetFile(path).num_row_groups == 7
     # Shards that straddle two groups come back whole.
     assert list(read_plan(path)) == shards
@@ -123,10 +123,10 @@ def test_writing_takes_no_more_shards_than_a_group_needs(path, make_items, monke
             yield shard
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", write_table)
-    write_plan(shards(), path, owner="o")
+    write_plan(shards(), path, about={})
     assert written == [(8, 8), (16, 8), (20, 4)]
 
 
 def test_no_shard_is_a_plan_too(path):
-    assert write_plan([], path, owner="o").shards == 0
+    assert write_plan([], path, about={}).shards == 0
     assert list(read_plan(path)) == []

@@ -123,7 +123,6 @@ def test_a_writer_that_fails_half_way_leaves_no_object(local, monkeypatch, fails
     assert local.store.create(uri, b"data")
 
 
-@pytest.mark.xfail(strict=True, reason="storage._write_beside keeps its file when it fails")
 def test_a_writer_that_fails_half_way_leaves_no_file(local, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
@@ -253,11 +252,6 @@ def test_a_bucket_that_is_not_there_is_not_found(remote, call):
 
 @pytest.mark.s3
 @pytest.mark.parametrize("call", ["stat", "read"])
-@pytest.mark.xfail(
-    strict=True,
-    raises=(KeyError, ValueError),
-    reason="a bucket or prefix in an object's place is a traceback",
-)
 def test_a_bucket_is_no_object(remote, call):
     with pytest.raises(ItemError):
         getattr(remote.store, call)(remote.root)
@@ -307,9 +301,6 @@ def test_folder_markers_are_no_objects(remote, s3_client):
     ]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="storage.find: one file that vanishes empties the whole listing"
-)
 def test_a_file_that_vanishes_hides_no_other(local, monkeypatch):
     from jobs import storage
 
@@ -383,18 +374,12 @@ def test_a_file_that_looks_like_a_glob_is_itself(local, name):
 
 
 @pytest.mark.s3
-@pytest.mark.xfail(
-    strict=True, reason="storage.match takes an S3 key with [ for a glob alone"
-)
 def test_an_object_that_looks_like_a_glob_is_itself(remote):
     remote.store.create(remote.at("[1].jpg"), b"")
     _, found = remote.store.match(remote.at("[1].jpg"))
     assert [one.uri for one in found] == [remote.at("[1].jpg")]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="fsspec refuses **.jpg: a traceback"
-)
 def test_two_stars_inside_a_name_are_refused_in_words(local):
     with pytest.raises(InputError):
         local.store.match(local.at("**.jpg"))
@@ -458,9 +443,6 @@ def test_locations_become_absolute(monkeypatch, tmp_path):
     assert {given: resolve(given) for given in table} == table
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a trailing slash is another source, and hides a run's own objects"
-)
 def test_a_slash_at_the_end_of_a_prefix_says_nothing():
     assert resolve("s3://bucket/prefix/") == resolve("s3://bucket/prefix")
 
@@ -597,9 +579,6 @@ def test_a_server_that_fails_is_unreachable(scripted):
 
 @pytest.mark.s3
 @pytest.mark.parametrize("call", ["create", "create_from"])
-@pytest.mark.xfail(
-    strict=True, raises=OSError, reason="not every server says which condition failed"
-)
 def test_a_lost_race_is_known_by_its_status_alone(scripted, give, call):
     store = scripted(412, refusal("PreconditionFailed"))
     data = b"data" if call == "create" else give(b"data")
@@ -607,9 +586,6 @@ def test_a_lost_race_is_known_by_its_status_alone(scripted, give, call):
 
 
 @pytest.mark.s3
-@pytest.mark.xfail(
-    strict=True, reason="aiohttp's ClientPayloadError is no OSError and no BotoCoreError"
-)
 def test_a_body_that_is_cut_short_is_unreachable(scripted):
     store = scripted(200, b"half", length=8, ETag='"e"')
     try:
