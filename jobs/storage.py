@@ -9,11 +9,9 @@ the folder. A location is an absolute local path or ``s3://bucket/key``.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -25,6 +23,14 @@ from botocore.exceptions import BotoCoreError
 from fsspec.asyn import sync
 from fsspec.utils import glob_translate
 
+from jobs.disk import (
+    Object,
+    create_file,
+    create_file_from,
+    find_files,
+    stat_file,
+    write_beside,
+)
 from jobs.errors import InputError, ItemError
 
 if TYPE_CHECKING:
@@ -59,15 +65,6 @@ class Access:
             raise InputError(
                 f"endpoint URL must look like https://host[:port], got {self.endpoint_url}"
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Object:
-    """One object as the store lists it."""
-
-    uri: str
-    size: int
-    etag: str
 
 
 def resolve(location: str) -> str:
@@ -118,7 +115,7 @@ class Store:
         try:
             with _boto_errors():
                 remote = prefix.startswith(S3)
-                found = self._find_s3(prefix) if remote else _find_local(prefix)
+                found = self._find_s3(prefix) if remote else find_files(prefix)
             return sorted(found, key=lambda one: one.uri)
         except PermissionError as error:
             raise InputError(
@@ -184,7 +181,7 @@ class Store:
         """
         with _item_errors(uri), _boto_errors():
             if not uri.startswith(S3):
-                return _stat_local(Path(uri))
+                return stat_file(Path(uri))
             entry = self._s3.info(uri)
             if entry["type"] != "file":
                 raise FileNotFoundError(uri)
@@ -205,7 +202,7 @@ class Store:
             if uri.startswith(S3):
                 return self._read_s3(uri, etag)
             data = Path(uri).read_bytes()
-            if etag is not None and _stat_local(Path(uri)).etag != etag:
+            if etag is not None and stat_file(Path(uri)).etag != etag:
                 raise changed(uri)
             return data
 
@@ -239,7 +236,7 @@ class Store:
             Whether this call created it; False when somebody else had.
         """
         if not uri.startswith(S3):
-            return _create_local(Path(uri), data)
+            return create_file(Path(uri), data)
         with _lost_race() as race, _boto_errors():
             self._s3.pipe_file(uri, data, mode="create")
         return not race.lost
@@ -247,7 +244,7 @@ class Store:
     def create_from(self, uri: str, path: Path) -> bool:
         """Like ``create``, with the bytes of a local file, which it consumes."""
         if not uri.startswith(S3):
-            return _create_local_from(Path(uri), path)
+            return create_file_from(Path(uri), path)
         try:
             with _lost_race() as race, _boto_errors():
                 self._s3.put_file(str(path), uri, mode="create", chunksize=_CHUNK)
@@ -263,7 +260,7 @@ class Store:
             return
         path = Path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _write_beside(path, data)
+        temporary = write_beside(path, data)
         temporary.replace(path)
 
     def delete(self, uri: str) -> None:
@@ -356,77 +353,3 @@ def _boto_errors() -> Iterator[None]:
 def _s3_code(error: BaseException) -> str:
     response: Any = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
-
-
-def _find_local(prefix: str) -> Iterator[Object]:
-    root = Path(prefix)
-    if root.is_file():
-        yield _stat_local(root)
-        return
-    for folder, _, names in os.walk(root, onerror=_raise):
-        for name in names:
-            path = Path(folder, name)
-            # What is gone since it was listed was never there.
-            with contextlib.suppress(FileNotFoundError):
-                if path.is_file():
-                    yield _stat_local(path)
-
-
-def _raise(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
-
-
-def _stat_local(path: Path) -> Object:
-    status = path.stat()
-    # A local file has no ETag; its time and size change whenever its bytes do.
-    etag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
-    return Object(uri=str(path), size=status.st_size, etag=etag)
-
-
-def _write_beside(path: Path, data: bytes) -> Path:
-    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-    except OSError:
-        temporary.unlink()
-        raise
-    return temporary
-
-
-def _create_local(path: Path, data: bytes) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _link(_write_beside(path, data), path)
-
-
-def _create_local_from(path: Path, source: Path) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as file:
-        os.fsync(file.fileno())
-    source.chmod(0o644)
-    return _link(source, path)
-
-
-def _link(temporary: Path, path: Path) -> bool:
-    """Give a finished file its name, unless the name is taken."""
-    try:
-        path.hardlink_to(temporary)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        return _create_local(path, temporary.read_bytes())
-    finally:
-        temporary.unlink()
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return True

@@ -30,6 +30,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
     "rasterio": ("jobs.inputs.rasters", "jobs.outputs"),
     "ray": ("cluster",),
     "s3fs": ("jobs.storage",),
+    "aiohttp": ("jobs.storage",),
     "safetensors": ("deeplab",),
     "torch": ("deeplab", "jobs.demo_bundle"),
     "torchvision": ("deeplab",),
@@ -39,7 +40,7 @@ DISTRIBUTIONS = {"PIL": "pillow"}
 """Where a package is not called like what is installed."""
 
 FLOORS = (  # from the ground up: a module imports its own floor and those below
-    ("jobs.errors",),
+    ("jobs.errors", "jobs.disk"),
     ("jobs.storage", "jobs.shards", "jobs.windows", "jobs.prefetch", "jobs.scene"),
     ("jobs.spec", "jobs.ledger", "jobs.plan"),
     (

@@ -9,7 +9,8 @@ from jobs.errors import InputError
 from jobs.shards import Item
 
 if TYPE_CHECKING:
-    from jobs.storage import Object, Store
+    from jobs.disk import Object
+    from jobs.storage import Store
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 RASTER_SUFFIXES: Final = (".tif", ".tiff")

@@ -20,7 +20,11 @@ def test_open_session_is_used_and_left_open(ray_session):
 def test_workers_run_in_an_empty_folder_that_exists():
     import ray
 
-    where = ray.get(ray.remote(Path.cwd).remote())
+    @ray.remote
+    def folder() -> Path:
+        return Path.cwd()
+
+    where = ray.get(folder.remote())
     assert where.is_dir()
     assert not list(where.iterdir())
     assert where != Path.cwd()

@@ -302,9 +302,9 @@ def test_folder_markers_are_no_objects(remote, s3_client):
 
 
 def test_a_file_that_vanishes_hides_no_other(local, monkeypatch):
-    from jobs import storage
+    from jobs import disk
 
-    stat = storage._stat_local
+    stat = disk.stat_file
 
     def look(path):
         if path.name.startswith(".new-"):
@@ -313,7 +313,7 @@ def test_a_file_that_vanishes_hides_no_other(local, monkeypatch):
 
     local.store.create(local.at("a"), b"")
     local.store.create(local.at(".new-1"), b"")
-    monkeypatch.setattr(storage, "_stat_local", look)
+    monkeypatch.setattr(disk, "stat_file", look)
     assert [one.uri for one in local.store.find(local.root)] == [local.at("a")]
 
 

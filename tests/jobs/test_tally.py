@@ -45,7 +45,7 @@ def test_sums():
         ),
         record(2, seconds={"read": 0.5, "total": 1.0}),
     )
-    assert tally.summary(totals(shards=3)) == {
+    assert tally.summary(totals(shards=3), whole=True) == {
         "finished": True,
         "items": 3,
         "shards": {"planned": 3, "done": 3},
@@ -59,7 +59,7 @@ def test_sums():
 
 
 def test_nothing_done_is_all_zero():
-    summary = Tally().summary(totals())
+    summary = Tally().summary(totals(), whole=True)
     assert not summary["finished"]
     assert summary["pixels"] == {"done": 0, "nodata": 0, "dead": 0}
     assert summary["shards"] == {"planned": 2, "done": 0}

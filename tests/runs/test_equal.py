@@ -117,7 +117,10 @@ def test_s3_holds_what_a_folder_holds(  # noqa: PLR0913, PLR0917
         f"s3://{bucket}/network.safetensors",
         access=Access(endpoint_url=s3_server),
     )
-    for found in s3_client.list_objects_v2(Bucket=bucket, Prefix="run/")["Contents"]:
+    pages = s3_client.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket, Prefix="run/"
+    )
+    for found in pages.search("Contents"):
         path = tmp_path / found["Key"]
         path.parent.mkdir(parents=True, exist_ok=True)
         s3_client.download_file(bucket, found["Key"], str(path))
