@@ -8,6 +8,7 @@ and die with the driver, so every death is seen and counted here.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from cluster.connect import cluster_resources
 from cluster.outcomes import Done, Lost, NoCapacityError, WorkerBugError, WorkerSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from ray import ObjectRef
     from ray.actor import ActorHandle
@@ -51,7 +52,7 @@ class Size:
 
 def run_pool(
     spec: WorkerSpec, take: Callable[[], Item | None], size: Size
-) -> Iterator[Done[Item] | Lost[Item]]:
+) -> Generator[Done[Item] | Lost[Item]]:
     """Run ``worker.process(item)`` for every item that ``take`` hands out.
 
     Args:
@@ -75,20 +76,25 @@ def run_pool(
         pool.close()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Call(Generic[Item]):
     item: Item
     deaths: int = 0
     bugs: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Replica(Generic[Item]):
     actor: ActorHandle[Any]
     ready: ObjectRef[Any]
     born: float = field(default_factory=time.monotonic)
     calls: dict[ObjectRef[Any], _Call[Item]] = field(default_factory=dict)
     placed: bool = False
+
+    @property
+    def tests_suspect(self) -> bool:
+        """Whether it runs an item that failed before."""
+        return any(call.deaths or call.bugs for call in self.calls.values())
 
 
 class _Pool(Generic[Item]):
@@ -111,6 +117,7 @@ class _Pool(Generic[Item]):
             runtime_env={"env_vars": size.environment} if size.environment else None,
         )
         self._worker = spec.worker
+        self._leaving: list[_Replica[Item]] = []
         self._replicas = [self._hire() for _ in range(size.replicas)]
 
     def outcomes(self) -> Iterator[Done[Item] | Lost[Item]]:
@@ -133,21 +140,23 @@ class _Pool(Generic[Item]):
 
     def _waiting(self) -> dict[ObjectRef[Any], _Replica[Item]]:
         """Every call under way; empty when all work is done."""
-        calls = {ref: one for one in self._replicas for ref in one.calls}
+        everyone = [*self._replicas, *self._leaving]
+        calls = {ref: one for one in everyone for ref in one.calls}
         if not calls and not self._again and self._drained:
             return {}
         return calls | {one.ready: one for one in self._replicas if not one.placed}
 
     def _fill(self) -> None:
-        for replica in self._replicas:
-            while replica.placed and len(replica.calls) < IN_FLIGHT:
-                call = self._next()
-                if call is None:
-                    return
-                replica.calls[replica.actor.process.remote(call.item)] = call
+        # One for every replica before a second for any, so that few items spread.
+        for depth, replica in itertools.product(range(IN_FLIGHT), self._replicas):
+            if replica.placed and len(replica.calls) <= depth and not replica.tests_suspect:
+                call = self._next(idle=not replica.calls)
+                if call is not None:
+                    replica.calls[replica.actor.process.remote(call.item)] = call
 
-    def _next(self) -> _Call[Item] | None:
-        if self._again:
+    def _next(self, *, idle: bool) -> _Call[Item] | None:
+        # What failed before runs alone, so that it can only harm itself.
+        if self._again and idle:
             return self._again.popleft()
         item = self._take()
         self._drained = item is None
@@ -178,25 +187,31 @@ class _Pool(Generic[Item]):
     def _replace(
         self, replica: _Replica[Item], call: _Call[Item] | None, error: RayError
     ) -> Iterator[Lost[Item]]:
-        """Put a new actor in a dead one's place and its items back in line."""
+        """Put a new actor in a dead one's place and its item back in line.
+
+        Its other calls settle by themselves: one may have ended in time.
+        """
         if isinstance(error, RayActorError) and error.actor_init_failed:
             raise WorkerBugError(str(error)) from error
-        if replica not in self._replicas:
+        if replica in self._replicas:
+            self._dismiss(replica, error)
+        if call is None:
             return
+        call.deaths += 1
+        if call.deaths < _ATTEMPTS:
+            self._again.append(call)
+        else:
+            yield Lost(item=call.item, attempts=call.deaths, reason=str(error))
+
+    def _dismiss(self, replica: _Replica[Item], error: RayError) -> None:
         self._stillborn = 0 if replica.placed else self._stillborn + 1
         if self._stillborn >= _ATTEMPTS * self._size.replicas:
             raise WorkerBugError(
                 f"{self._stillborn} replicas in a row died while they were made: {error}"
             ) from error
-        self._replicas[self._replicas.index(replica)] = self._hire()
         ray.kill(replica.actor)
-        victims = [*replica.calls.values(), *([] if call is None else [call])]
-        for victim in victims:
-            victim.deaths += 1
-            if victim.deaths < _ATTEMPTS:
-                self._again.append(victim)
-            else:
-                yield Lost(item=victim.item, attempts=victim.deaths, reason=str(error))
+        self._leaving = [one for one in self._leaving if one.calls] + [replica]
+        self._replicas[self._replicas.index(replica)] = self._hire()
 
     def _check_capacity(self) -> None:
         if any(replica.placed for replica in self._replicas):

@@ -5,6 +5,7 @@ Read ``run`` and then ``_drive`` for the order of everything.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import deque
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from jobs.tally import Tally
 from jobs.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from cluster.outcomes import Done
     from jobs.folder import Planned
@@ -36,7 +37,7 @@ class Engine(Protocol):
 
     def __call__(
         self, spec: WorkerSpec, take: Callable[[], Any]
-    ) -> Iterator[Done[Any] | Lost[Any]]:
+    ) -> Generator[Done[Any] | Lost[Any]]:
         """Yield one outcome per item that ``take`` hands out."""
         ...
 
@@ -103,8 +104,9 @@ def run(
     progress.start(planned, tally)
     try:
         if feed.tasks or tally.shards < planned.totals.shards:
-            work = engine(WorkerSpec(worker=Worker, arguments=(job, bundle)), feed.take)
-            _drive(job, work, feed, tally, progress)
+            worker = WorkerSpec(worker=Worker, arguments=(job, bundle))
+            with contextlib.closing(engine(worker, feed.take)) as outcomes:
+                _drive(job, outcomes, feed, tally, progress)
     finally:
         progress.stop()
     if not feed.problems:
