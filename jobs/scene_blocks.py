@@ -88,15 +88,15 @@ class Plot:
 
 def _farm(plot: Plot) -> None:
     """Two to six fields in strips, some between hedges."""
-    rng, todo = plot.rng, [plot.block]
+    rng, uncut = plot.rng, [plot.block]
     for _ in range(int(rng.integers(1, 6))):
-        todo.sort(key=lambda block: block.size[0] * block.size[1])
-        field = todo.pop()
+        uncut.sort(key=lambda block: block.size[0] * block.size[1])
+        field = uncut.pop()
         across_u = field.size[0] >= field.size[1]
         low, high = (field.u0, field.u1) if across_u else (field.v0, field.v1)
         at = low + (high - low) * float(rng.uniform(0.3, 0.7))
-        todo += field.cut(at, across_u=across_u)
-    for field in todo:
+        uncut += field.cut(at, across_u=across_u)
+    for field in uncut:
         _field(Plot(canvas=plot.canvas, rng=rng, block=field, sun=plot.sun))
 
 

@@ -85,9 +85,9 @@ def _cut(rng: Generator, ground: Block) -> tuple[list[Block], list[Road]]:
     """Halve blocks until they are small; most cuts carry a road."""
     blocks: list[Block] = []
     roads: list[Road] = []
-    todo = [ground]
-    while todo:
-        block = todo.pop()
+    uncut = [ground]
+    while uncut:
+        block = uncut.pop()
         longest = max(block.size)
         if longest < rng.uniform(*_BLOCK):
             blocks.append(block)
@@ -95,7 +95,7 @@ def _cut(rng: Generator, ground: Block) -> tuple[list[Block], list[Road]]:
         across_u = block.size[0] == longest
         start = block.u0 if across_u else block.v0
         at = start + longest * float(rng.uniform(0.38, 0.62))
-        todo += block.cut(at, across_u=across_u)
+        uncut += block.cut(at, across_u=across_u)
         width = _road_width(rng, longest)
         if width:
             ends = (
