@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections import deque
 
 import pytest
@@ -13,6 +14,17 @@ from cluster.outcomes import Done, Lost, NoCapacityError, WorkerBugError, Worker
 from cluster.pool import IN_FLIGHT, Size, run_pool
 
 pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _workers_travel():
+    """Actors cannot import test modules, so send the classes themselves."""
+    from ray import cloudpickle
+
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    yield
+    cloudpickle.unregister_pickle_by_value(module)
 
 
 class Doubler:
