@@ -36,7 +36,7 @@ def main() -> None:
         command += ["--bundle", "free.safetensors", "--replicas", str(options.replicas)]
         command += ["--block", str(options.block), "--device", "cpu"]
         started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=root)  # noqa: S603
+        process = subprocess.Popen(command, cwd=root, stdout=sys.stderr)  # noqa: S603
         peaks = watch(process)
         seconds = time.perf_counter() - started
         assert process.returncode == 0, process.returncode
