@@ -112,9 +112,8 @@ def plan(job: JobName, *, as_json: bool, **options: Any) -> int:  # noqa: ANN401
         return OK
     click.echo(f"{job} {found['source']}")
     click.echo(f"  items   {found['items']}, {found['bytes'] / 1e6:.1f} MB")
-    if job == "map":
-        click.echo(f"  pixels  {found['pixels'] / 1e6:.1f} M in {found['tiles']} tiles")
-        click.echo(f"  refused {found['refused']}")
+    click.echo(f"  pixels  {found['pixels'] / 1e6:.1f} M in {found['tiles']} tiles")
+    click.echo(f"  refused {found['refused']}")
     click.echo(f"  shards  {found['shards']}")
     click.echo(
         f"start it: atrous {job} {options['source']} RUN --bundle {options['bundle']}"

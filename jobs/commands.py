@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import itertools
 import signal
@@ -17,8 +18,10 @@ from deeplab.tiles import TileGrid
 from jobs.engine import Place, open_engine
 from jobs.errors import BugError, InputError, ItemError, UnfinishedError
 from jobs.folder import check_free
+from jobs.inputs.sources import read_size
 from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
+from jobs.prefetch import map_ahead
 from jobs.runner import run
 from jobs.spec import Compute, Cut, JobName, Precision, Spec
 from jobs.storage import Access, open_store, resolve
@@ -27,8 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from jobs.runner import Engine, Progress
+    from jobs.shards import Shard
 
 JOBS: Final = {"label": LabelJob, "map": MapJob}
+
+_HEADER_READERS: Final = 16
 
 DEMO_BUNDLE: Final = "demo"
 """In place of a path: the small bundle that ships with the package."""
@@ -94,32 +100,42 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
 
 
 def preview_plan(request: Request) -> dict[str, Any]:
-    """Plan a job without starting it: what there is and how it would be cut."""
+    """Plan a job without starting it: what there is and how it would be cut.
+
+    The header of every item is read, so that tiles are counted and not guessed.
+    """
     bundle, _ = load_bundle(request.bundle, request.access)
     spec = make_spec(request, bundle, Compute())
-    items = size = pixels = tiles = refused = 0
-    shards = 0
+    found = dict.fromkeys(("items", "bytes", "pixels", "tiles", "refused", "shards"), 0)
     plan = JOBS[spec.job](spec=spec).plan()
     for _, group in itertools.groupby(plan, key=lambda shard: shard.items):
         parts = list(group)
-        shards += len(parts)
-        items += len(parts[0].items)
-        size += parts[0].size
-        refused += sum(part.refusal is not None for part in parts)
-        block = parts[0].block
-        if block is not None:
-            pixels += block.height * block.width
+        found["shards"] += len(parts)
+        found["items"] += len(parts[0].items)
+        found["bytes"] += parts[0].size
+        for size in _sizes(parts[0], spec.access):
+            if size is None:
+                found["refused"] += 1
+                continue
+            height, width = size
             grid = TileGrid(
-                height=block.height,
-                width=block.width,
-                tile=bundle.tile,
-                overlap=bundle.overlap,
+                height=height, width=width, tile=bundle.tile, overlap=bundle.overlap
             )
-            tiles += grid.count
-    plan_of = {"job": spec.job, "source": spec.source, "items": items, "bytes": size}
-    if spec.job == "map":
-        plan_of |= {"pixels": pixels, "tiles": tiles, "refused": refused}
-    return {**plan_of, "shards": shards}
+            found["pixels"] += height * width
+            found["tiles"] += grid.count
+    return {"job": spec.job, "source": spec.source, **found}
+
+
+def _sizes(shard: Shard, access: Access) -> Iterator[tuple[int, int] | None]:
+    """Height and width of each item of a shard; None for what cannot be done."""
+    if shard.block is not None:
+        yield shard.block.height, shard.block.width
+    elif shard.refusal is not None:
+        yield None
+    else:
+        store = open_store(access)
+        read = functools.partial(read_size, store)
+        yield from map_ahead(read, shard.items, threads=_HEADER_READERS)
 
 
 def load_bundle(location: str, access: Access) -> tuple[Bundle, bytes]:

@@ -206,6 +206,19 @@ class Store:
                 raise changed(uri)
             return data
 
+    def read_head(self, uri: str, size: int) -> bytes:
+        """The first bytes of one object, at most ``size``.
+
+        Raises:
+            ItemError: As in ``read``.
+        """
+        with _item_errors(uri), _boto_errors():
+            if uri.startswith(S3):
+                data: bytes = self._s3.cat_file(uri, start=0, end=size)
+                return data
+            with Path(uri).open("rb") as file:
+                return file.read(size)
+
     def _read_s3(self, uri: str, etag: str | None) -> bytes:
         bucket, _, key = uri.removeprefix(S3).partition("/")
         if not key:

@@ -75,6 +75,19 @@ def decode_image(
         raise ItemError("undecodable", text) from error
 
 
+def image_size(head: bytes) -> tuple[int, int]:
+    """Height and width, before EXIF orientation, from the first bytes of a file.
+
+    Raises:
+        ItemError: ``undecodable``.
+    """
+    try:
+        with Image.open(io.BytesIO(head), formats=FORMATS) as image:
+            return image.height, image.width
+    except _DECODE_ERRORS as error:
+        raise ItemError("undecodable", "the header cannot be read") from error
+
+
 def _check(image: Image.Image, max_pixels: int) -> None:
     pixels = image.width * image.height
     if pixels > max_pixels:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from jobs.errors import InputError
+from jobs.errors import InputError, ItemError
+from jobs.inputs.images import image_size
 from jobs.shards import Item
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 RASTER_SUFFIXES: Final = (".tif", ".tiff")
+_HEADER_BYTES: Final = 2**18
+"""More than the largest EXIF block that comes before a JPEG's size."""
 
 
 def find_items(
@@ -50,6 +53,14 @@ def find_items(
             f"what counts ends in {', '.join(suffixes)}"
         )
     return items[:limit]
+
+
+def read_size(store: Store, item: Item) -> tuple[int, int] | None:
+    """Height and width that an image's header says; None where it says nothing."""
+    try:
+        return image_size(store.read_head(item.uri, _HEADER_BYTES))
+    except ItemError:
+        return None
 
 
 def _is_not_utf8(name: str) -> bool:

@@ -295,6 +295,8 @@ def test_plan_counts_images(run, bundle, images):
     assert out.splitlines() == [
         f"label {images}",
         f"  items   3, {size / 1e6:.1f} MB",
+        "  pixels  0.0 M in 3 tiles",
+        "  refused 0",
         "  shards  2",
         out.splitlines()[-1],
     ]
@@ -306,13 +308,32 @@ def test_plan_json_is_one_object(run, bundle, images):
     code, out, err = run("plan", "label", images, *options)
     assert (code, err, out.count("\n")) == (0, "", 1)
     size = sum(Path(images, f"{i}.png").stat().st_size for i in range(2))
-    assert json.loads(out) == {
+    found = json.loads(out)
+    with Image.open(Path(images, "0.png")) as one:
+        pixels = 2 * one.width * one.height
+    assert found == {
         "job": "label",
         "source": images,
         "items": 2,
         "bytes": size,
+        "pixels": pixels,
+        "tiles": 2,
+        "refused": 0,
         "shards": 1,
     }
+
+
+def test_plan_counts_the_tiles_of_images(run, bundle, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    Image.new("RGB", (100, 40)).save(folder / "wide.jpg")
+    Image.new("RGB", (10, 10)).save(folder / "small.webp")
+    (folder / "broken.png").write_bytes(b"no picture")
+    options = ("--bundle", bundle(tile=64, overlap=16), "--json")
+    found = json.loads(run("plan", "label", folder, *options)[1])
+    assert (found["items"], found["refused"]) == (3, 1)
+    assert found["pixels"] == 100 * 40 + 10 * 10
+    assert found["tiles"] == 2 + 1
 
 
 def test_plan_counts_rasters(run, bundle, write_raster):

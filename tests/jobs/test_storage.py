@@ -301,6 +301,15 @@ def test_folder_markers_are_no_objects(remote, s3_client):
     ]
 
 
+def test_the_head_of_an_object(place):
+    place.store.create(place.at("a"), bytes(range(100)))
+    assert place.store.read_head(place.at("a"), 7) == bytes(range(7))
+    assert place.store.read_head(place.at("a"), 700) == bytes(range(100))
+    with pytest.raises(ItemError) as caught:
+        place.store.read_head(place.at("b"), 7)
+    assert code_of(caught) == "not_found"
+
+
 def test_a_file_that_vanishes_hides_no_other(local, monkeypatch):
     from jobs import disk
 
