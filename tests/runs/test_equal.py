@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -87,6 +89,15 @@ def test_mask_is_the_bundles_choice_at_every_pixel(tmp_path, run_job, raster, li
     assert clear.mean() > 0.95
     assert (mask[~valid] == 255).all()
     assert (mask[clear] == scores.argmax(axis=0)[clear]).all()
+
+
+def test_readme_reads_the_masks(quiet_label):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    found = {}
+    exec(code.replace("RUN", str(quiet_label)), found)  # noqa: S102
+    assert len(found["masks"]) == 9
+    assert found["masks"]["0.png"].shape == (40, 70)
 
 
 def test_cog_is_valid_and_says_what_it_shows(quiet_map):
