@@ -1,4 +1,4 @@
-"""Atrous spatial pyramid pooling, the context module of DeepLabV3+.
+"""Atrous spatial pyramid pooling, the context module of DeepLab.
 
 Chen et al. 2017, arXiv:1706.05587, section 3.3; separable branches as in
 Chen et al. 2018, arXiv:1802.02611, section 3.1.
@@ -8,33 +8,31 @@ Shape letters: N batch, C channels, H and W the feature map (image / stride).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import warnings
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from deeplab.atrous import AtrousConv, atrous_conv
+from deeplab.atrous import AtrousConv, set_unit
+from deeplab.image_pool import ImagePool
+from deeplab.rates import Unit
+from deeplab.separable import SeparableAtrousConv, atrous_conv
+from deeplab.variant import RATES, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RATES: Final[dict[int, tuple[int, int, int]]] = {16: (6, 12, 18), 8: (12, 24, 36)}
-"""Rates of the three 3x3 branches for each output stride (section 3.3)."""
 
-CHANNELS: Final = 256
-"""Channels of each branch and of the result (section 3.3)."""
-
-DROPOUT: Final = 0.1
-"""Share of result channels dropped in training, as in the authors' code."""
+class RateWarning(UserWarning):
+    """An atrous rate is as large as the map: its kernels see their centre alone."""
 
 
 class ASPP(nn.Module):
-    """Five parallel views of one feature map, concatenated and projected.
+    """Parallel views of one feature map, concatenated and projected.
 
-    The views are the mean over the whole map, a 1x1 convolution and three
-    atrous 3x3 convolutions, in this order. The mean makes every output pixel
-    depend on every input pixel, so a tile's result depends on the tile's size:
-    callers that cut an image into tiles must keep the size fixed.
+    The views are the image-level view, a 1x1 convolution and the atrous 3x3
+    convolutions, in this order, as in the authors' code.
     """
 
     def __init__(
@@ -42,43 +40,88 @@ class ASPP(nn.Module):
         in_channels: int,
         *,
         rates: Sequence[int] = RATES[16],
-        separable: bool = False,
-        channels: int = CHANNELS,
+        variant: Variant | None = None,
     ) -> None:
         """Build the module.
 
         Args:
-            in_channels: C of the backbone's last feature map.
+            in_channels: C of the encoder's last feature map.
             rates: Atrous rate of each 3x3 branch, in feature-map cells.
-            separable: Depthwise separable 3x3 branches instead of dense ones.
-            channels: C of each view and of the result.
+            variant: Channels, image-level view, kinds of convolution.
         """
         super().__init__()
-        self.image_pool = AtrousConv(in_channels, channels, kernel=1)
-        self.branches = nn.ModuleList([AtrousConv(in_channels, channels, kernel=1)])
-        self.branches.extend(
-            atrous_conv(in_channels, channels, rate=rate, separable=separable)
-            for rate in rates
+        variant = variant or Variant()
+        channels, norm = variant.channels, variant.head_norm
+        self.image_pool: ImagePool | None = None
+        if variant.image_pool != "none":
+            self.image_pool = ImagePool(in_channels, variant)
+        self.branches = nn.ModuleList(
+            [AtrousConv(in_channels, channels, kernel=1, norm=norm)]
         )
-        views = 1 + len(self.branches)
-        self.project = AtrousConv(views * channels, channels, kernel=1)
-        self.dropout = nn.Dropout(DROPOUT)
+        for rate in rates:
+            branch = atrous_conv(
+                in_channels,
+                channels,
+                rate=rate,
+                norm=norm,
+                separable=variant.separable,
+                norm_between=variant.separable_norm,
+            )
+            self.branches.append(branch)
+        views = len(self.branches) + (self.image_pool is not None)
+        self.project = AtrousConv(
+            views * channels, channels, kernel=variant.project_kernel, norm=norm
+        )
+        self.dropout = nn.Dropout(variant.dropout)
+
+    @property
+    def rates(self) -> tuple[int, ...]:
+        """Atrous rate of each 3x3 branch."""
+        return tuple(_spread(branch).dilation[0] for branch in list(self.branches)[1:])
+
+    def set_rates(self, rates: Sequence[int]) -> None:
+        """Change the rates; no parameter changes.
+
+        Raises:
+            ValueError: Not one rate for each 3x3 branch.
+        """
+        branches = list(self.branches)[1:]
+        if len(rates) != len(branches):
+            raise ValueError(
+                f"atrous_rates must be {len(branches)} numbers, one for each 3x3 branch, "
+                f"got {tuple(rates)}"
+            )
+        for branch, rate in zip(branches, rates, strict=True):
+            set_unit(_spread(branch), Unit(stride=1, rate=rate))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (N, in_channels, H, W) to context (N, channels, H, W).
 
         Raises:
-            ValueError: Training on a batch of one image: the pooled map then
-                has one value per channel, which has no variance to normalise by.
+            ValueError: Training the image-level view on one value per channel.
         """
-        if self.image_pool.bn.training and len(x) == 1:
-            raise ValueError(
-                "training needs at least 2 images a batch, got 1; "
-                "raise the batch size, or drop the last short batch"
-            )
-        pooled = self.image_pool(x.mean((2, 3), keepdim=True))
-        # Resizing a 1x1 map bilinearly only repeats it, so expand it instead.
-        views = [pooled.expand(-1, -1, *x.shape[2:])]
+        check_rates(self.rates, x)
+        views = [] if self.image_pool is None else [self.image_pool(x)]
         views += [branch(x) for branch in self.branches]
         context: Tensor = self.dropout(self.project(torch.cat(views, dim=1)))
         return context
+
+
+def check_rates(rates: Sequence[int], x: Tensor) -> None:
+    """Warn where a kernel's outer taps never meet the map (N, C, H, W)."""
+    height, width = int(x.shape[2]), int(x.shape[3])
+    if rates and max(rates) >= max(height, width):
+        warnings.warn(
+            f"atrous rate {max(rates)} must be below the feature map's sides to see "
+            f"more than its centre, got a map of {height} x {width} cells; use larger "
+            "images or tiles, a lower output stride, or lower atrous_rates",
+            RateWarning,
+            stacklevel=2,
+        )
+
+
+def _spread(branch: nn.Module) -> nn.Conv2d:
+    if isinstance(branch, SeparableAtrousConv):
+        return branch.depthwise
+    assert isinstance(branch, AtrousConv)  # noqa: S101
+    return branch.conv

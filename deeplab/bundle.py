@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError, safe_open
 
+from deeplab.variant import Network, Variant, parse_variant
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 METADATA_KEY: Final = "atrous"
 MAX_CLASSES: Final = 254
 """Ids 0 to 253; 254 is "ignore" and 255 is nodata."""
@@ -61,13 +63,14 @@ class Bundle:
     """A name that ``deeplab.build`` knows."""
 
     output_stride: int = 16
-    """Image pixels per cell of the backbone's last map, 8 or 16."""
+    """Image pixels per cell of the encoder's last map: 8, 16 or 32."""
 
-    atrous_rates: tuple[int, int, int] | None = None
+    atrous_rates: tuple[int, ...] | None = None
     """The pyramid's rates; None for those that belong to the output stride."""
 
-    separable: bool | None = None
-    """Depthwise separable pyramid and decoder; None for the architecture's way."""
+    variant: Variant | None = None
+    """The choices that the weights were trained under; None for the
+    architecture's own."""
 
     classes: tuple[ClassInfo, ...]
     """1 to 254 classes; a class's id is its position."""
@@ -87,26 +90,40 @@ class Bundle:
     overlap: int = 128
     """Pixels that neighbouring tiles share: 0 to half a tile."""
 
+    origin: str = "atrous"
+    """The project whose code trained the weights."""
+
     digest: str = ""
     """SHA-256 over header and tensors, 64 hex digits; empty until saved."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        self._check_network()
+        names = (self.architecture, self.origin)
+        if not all(isinstance(name, str) and name for name in names):
+            raise ValueError(
+                "architecture and origin must be names, "
+                f"got {self.architecture!r} and {self.origin!r}"
+            )
         self._check_classes()
         self._check_bands()
         self._check_tiles()
+        _ = self.network  # which checks the rest
 
-    def _check_network(self) -> None:
-        if not isinstance(self.architecture, str) or not self.architecture:
-            raise ValueError(f"architecture must be a name, got {self.architecture!r}")
-        if self.output_stride not in (8, 16):
-            raise ValueError(f"output_stride must be 8 or 16, got {self.output_stride!r}")
-        if self.separable not in (None, True, False):
-            raise ValueError(f"separable must be true or false, got {self.separable!r}")
-        rates = self.atrous_rates
-        if rates is not None and (len(rates) != 3 or not all(_is_int(r, 1) for r in rates)):  # noqa: PLR2004
-            raise ValueError(f"atrous_rates must be three positive numbers, got {rates!r}")
+    @property
+    def network(self) -> Network:
+        """All that fixes the network but its weights.
+
+        Raises:
+            ValueError: The header describes none that this version can build.
+        """
+        return Network(
+            architecture=self.architecture,
+            classes=len(self.classes),
+            bands=len(self.bands),
+            output_stride=self.output_stride,
+            atrous_rates=self.atrous_rates,
+            variant=self.variant,
+        )
 
     def _check_classes(self) -> None:
         if not 1 <= len(self.classes) <= MAX_CLASSES:
@@ -234,6 +251,7 @@ def _parse(text: str) -> Bundle:
         raise ValueError(f"fields are missing or unknown: {wrong}")
     for name in ("bands", "mean", "std", "atrous_rates"):
         header[name] = _as_tuple(name, header[name])
+    header["variant"] = header["variant"] and parse_variant(header["variant"])
     header["classes"] = tuple(_parse_class(info) for info in header["classes"])
     return Bundle(**header)
 

@@ -8,54 +8,48 @@ Shape letters: N batch, C channels, H and W the low-level map (image / 4).
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deeplab.atrous import AtrousConv, atrous_conv
+from deeplab.atrous import AtrousConv
+from deeplab.resize import resize
+from deeplab.separable import atrous_conv
 
-LOW_CHANNELS: Final = 48
-"""Channels kept of the low-level map (table 1)."""
-
-CHANNELS: Final = 256
-"""Channels of the two 3x3 convolutions (table 2)."""
+if TYPE_CHECKING:
+    from deeplab.variant import Variant
 
 
 class Decoder(nn.Module):
     """Context enlarged to the low-level map, concatenated with it, refined."""
 
-    def __init__(
-        self,
-        context_channels: int,
-        low_channels: int,
-        *,
-        separable: bool = False,
-        channels: int = CHANNELS,
-    ) -> None:
+    def __init__(self, low_channels: int, variant: Variant) -> None:
         """Build the module.
 
         Args:
-            context_channels: C of the ASPP's result.
-            low_channels: C of the backbone's map at stride 4.
-            separable: Depthwise separable 3x3 convolutions instead of dense.
-            channels: C of the result.
+            low_channels: C of the encoder's map at stride 4.
+            variant: Channels, number and kind of convolutions, resizing.
         """
         super().__init__()
-        self.low_level = AtrousConv(low_channels, LOW_CHANNELS, kernel=1)
-        self.fuse = nn.Sequential(
-            atrous_conv(context_channels + LOW_CHANNELS, channels, separable=separable),
-            atrous_conv(channels, channels, separable=separable),
-        )
+        self.align_corners = variant.align_corners
+        channels, norm = variant.channels, variant.head_norm
+        kept = variant.low_level_channels
+        self.low_level = AtrousConv(low_channels, kept, kernel=1, norm=norm)
+        self.fuse = nn.Sequential()
+        for index in range(variant.decoder_convs):
+            layer = atrous_conv(
+                channels + kept if index == 0 else channels,
+                channels,
+                norm=norm,
+                separable=variant.decoder_separable,
+                norm_between=variant.separable_norm,
+            )
+            self.fuse.append(layer)
 
     def forward(self, context: Tensor, low: Tensor) -> Tensor:
         """Map context (N, C, h, w) and low-level (N, C, H, W) to (N, C, H, W)."""
-        context = resize(context, low.shape[2:])
+        size = (low.shape[2], low.shape[3])
+        context = resize(context, size, align_corners=self.align_corners)
         fused: Tensor = self.fuse(torch.cat([context, self.low_level(low)], dim=1))
         return fused
-
-
-def resize(x: Tensor, size: torch.Size) -> Tensor:
-    """Interpolate (N, C, h, w) bilinearly to ``size`` rows and columns."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

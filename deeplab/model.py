@@ -1,73 +1,168 @@
-"""DeepLabV3+ (Chen et al. 2018, arXiv:1802.02611) and the names to build it by.
+"""DeepLabV3 and DeepLabV3+, and the names to build them by.
+
+Chen et al. 2017, arXiv:1706.05587 (V3: encoder, context, classifier) and Chen et
+al. 2018, arXiv:1802.02611, figure 2 (V3+: with a decoder).
 
 Every network maps normalised images (N, bands, H, W) of any size to logits
 (N, K, H, W) of the same size.
 
-Shape letters: N batch, H and W the image, K classes.
+Shape letters: N batch, H and W the image, h and w the logits' cells, K classes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+import dataclasses
+from typing import TYPE_CHECKING, Final, Self
 
 from torch import Tensor, nn
 
-from deeplab import aspp, decoder
-from deeplab.backbones.mobilenet import build_mobilenet_v2
-from deeplab.backbones.resnet import build_resnet18, build_resnet50
+from deeplab.aspp import ASPP
+from deeplab.aux import AuxiliaryHead
+from deeplab.backbones.mobilenet import MobileNetV2, MobileNetV3Large
+from deeplab.backbones.resnet import ResNet
+from deeplab.backbones.xception import Xception
+from deeplab.decoder import Decoder
+from deeplab.initial import initialise
+from deeplab.resize import resize
+from deeplab.separable import atrous_conv
+from deeplab.spp import SPP
+from deeplab.variant import LINEAR, Network, architectures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from deeplab.backbones import Backbone
+    from deeplab.variant import Variant
+
+_FAMILIES: Final = {
+    "resnet": ResNet,
+    "xception": Xception,
+    "mobilenet_v2": MobileNetV2,
+    "mobilenet_v3": MobileNetV3Large,
+}
 
 
-class DeepLabV3Plus(nn.Module):
-    """Backbone, atrous spatial pyramid pooling, decoder, classifier."""
+class DeepLab(nn.Module):
+    """Encoder, context module, decoder (V3+ alone), classifier."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        classes: int,
-        rates: Sequence[int] = aspp.RATES[16],
-        separable: bool = False,
-    ) -> None:
+    def __init__(self, network: Network) -> None:
         """Put the parts together.
 
         Args:
-            backbone: Gives the low-level map and the map for the pyramid.
-            classes: K.
-            rates: Atrous rates of the pyramid's three 3x3 branches.
-            separable: Depthwise separable 3x3 convolutions in pyramid and
-                decoder instead of dense ones.
+            network: What to build.
+
+        Raises:
+            ValueError: The variant does not go with the encoder.
         """
         super().__init__()
-        self.backbone = backbone
-        self.aspp = aspp.ASPP(backbone.channels, rates=rates, separable=separable)
-        self.decoder = decoder.Decoder(
-            aspp.CHANNELS, backbone.low_channels, separable=separable
-        )
-        self.classifier = nn.Conv2d(decoder.CHANNELS, classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+        self.network = network
+        variant = network.choices
+        self.align_corners = variant.align_corners
+        self.backbone = _build_encoder(network)
+        if variant.context == "spp":
+            self.spp = SPP(self.backbone.channels, variant)
+        else:
+            self.aspp = ASPP(self.backbone.channels, rates=network.rates, variant=variant)
+        self.refine = None if variant.refine == "none" else _refine(variant)
+        self.decoder: Decoder | None = None
+        if network.head == "deeplabv3plus":
+            self.decoder = Decoder(self.backbone.low_channels, variant)
+        self.classifier = nn.Conv2d(variant.channels, network.classes, 1)
+        self.aux: AuxiliaryHead | None = None
+        if variant.aux:
+            self.aux = AuxiliaryHead(self.backbone.middle_channels, network)
+        self._is_bn_frozen = False
+        self.backbone.set_output_stride(network.output_stride)
+        initialise(self)
+
+    @property
+    def context(self) -> ASPP | SPP:
+        """The context module, whichever it is."""
+        return self.spp if self.network.choices.context == "spp" else self.aspp
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, bands, H, W) to logits (N, K, H, W)."""
-        low, high = self.backbone(x)
+        return self.enlarge(self.classify(x), x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Map images to logits (N, K, h, w) at the last map's cells."""
+        return self._decode(*self._encode(x))
+
+    def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images to the logits and those of the auxiliary head, both (N, K, H, W).
+
+        Raises:
+            ValueError: The network has no auxiliary head.
+        """
+        if self.aux is None:
+            raise ValueError("the network has no auxiliary head; build it with aux=True")
+        low, middle, high = self._encode(x)
+        logits = self._decode(low, middle, high)
+        return self.enlarge(logits, x), self.enlarge(self.aux(middle), x)
+
+    def enlarge(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Resize logits (N, K, h, w) to the rows and columns of the image."""
+        size = (image.shape[2], image.shape[3])
+        return resize(logits, size, align_corners=self.align_corners)
+
+    def set_output_stride(
+        self, output_stride: int, atrous_rates: Sequence[int] | None = None
+    ) -> None:
+        """Change the output stride; no parameter changes.
+
+        Args:
+            output_stride: 8, 16 or 32.
+            atrous_rates: The pyramid's rates; None for those of the output stride.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
+        given = None if atrous_rates is None else tuple(atrous_rates)
+        if given is None and not self.network.rates:
+            given = ()  # a pyramid without atrous branches stays without
+        network = dataclasses.replace(
+            self.network, output_stride=output_stride, atrous_rates=given
+        )
+        if network.choices.context == "aspp":
+            self.aspp.set_rates(network.rates)
+        self.backbone.set_output_stride(output_stride)
+        self.network = network
+
+    def freeze_bn(self, frozen: bool = True) -> Self:  # noqa: FBT001, FBT002
+        """Keep the statistics of batch normalisation, also after ``train()``."""
+        self._is_bn_frozen = frozen
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002
+        """Set training mode; frozen batch normalisation stays in evaluation."""
+        super().train(mode)
+        if self._is_bn_frozen:
+            freeze_bn(self)
+        return self
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        low, middle, high = self.backbone(x)
+        return low, middle, high
+
+    def _decode(self, low: Tensor, _: Tensor, high: Tensor) -> Tensor:
+        context = self.context(high)
+        if self.refine is not None:
+            context = self.refine(context)
+        if self.decoder is not None:
+            context = self.decoder(context, low)
         # A 1x1 convolution and a resize commute: classify K maps, then enlarge.
-        logits = self.classifier(self.decoder(self.aspp(high), low))
-        return decoder.resize(logits, x.shape[2:])
+        logits: Tensor = self.classifier(context)
+        return logits
 
 
 class Linear(nn.Module):
     """A linear classifier of each pixel alone: the free baseline."""
 
-    def __init__(self, *, classes: int, bands: int) -> None:
-        """Build one 1x1 convolution from ``bands`` to ``classes``."""
+    def __init__(self, network: Network) -> None:
+        """Build one 1x1 convolution from bands to classes."""
         super().__init__()
-        self.classifier = nn.Conv2d(bands, classes, 1)
+        self.network = network
+        self.classifier = nn.Conv2d(network.bands, network.classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, bands, H, W) to logits (N, K, H, W)."""
@@ -75,27 +170,9 @@ class Linear(nn.Module):
         return logits
 
 
-class _BuildBackbone(Protocol):
-    def __call__(self, *, bands: int, output_stride: int) -> Backbone: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Architecture:
-    build_backbone: _BuildBackbone
-    separable: bool
-
-
-_LINEAR = "linear"
-_ARCHITECTURES = {
-    "deeplabv3plus_mobilenet_v2": _Architecture(build_mobilenet_v2, separable=True),
-    "deeplabv3plus_resnet18": _Architecture(build_resnet18, separable=False),
-    "deeplabv3plus_resnet50": _Architecture(build_resnet50, separable=False),
-}
-
-
 def models() -> list[str]:
     """Names that ``build`` knows, sorted."""
-    return sorted([*_ARCHITECTURES, _LINEAR])
+    return architectures()
 
 
 def build(
@@ -105,20 +182,19 @@ def build(
     bands: int = 3,
     output_stride: int = 16,
     atrous_rates: Sequence[int] | None = None,
-    separable: bool | None = None,
-) -> nn.Module:
+    variant: Variant | None = None,
+) -> DeepLab | Linear:
     """Build a network with random weights, in training mode.
 
     Args:
         name: One of ``models()``.
         classes: K, the channels of the logits.
         bands: Channels of the image.
-        output_stride: Image pixels per cell of the backbone's last map, 8 or
-            16. It changes no parameter, only sharpness and cost.
-        atrous_rates: The pyramid's three rates; by default those that belong to
-            the output stride.
-        separable: Depthwise separable convolutions in pyramid and decoder; by
-            default for MobileNetV2 only.
+        output_stride: Image pixels per cell of the encoder's last map: 8, 16 or
+            32. It changes no parameter, only sharpness and cost.
+        atrous_rates: The pyramid's rates; by default those that belong to the
+            output stride.
+        variant: Every other choice; by default the architecture's own.
 
     Returns:
         A module from normalised float images (N, bands, H, W), any H and W of
@@ -128,26 +204,41 @@ def build(
     Raises:
         ValueError: An argument is out of range.
     """
-    if name not in models():
-        raise ValueError(f"model must be one of {', '.join(models())}, got {name!r}")
-    if classes < 1 or bands < 1:
-        raise ValueError(f"classes and bands must be at least 1, got {classes=}, {bands=}")
-    rates = _rates(output_stride, atrous_rates)
-    if name == _LINEAR:
-        return Linear(classes=classes, bands=bands)
-    architecture = _ARCHITECTURES[name]
-    return DeepLabV3Plus(
-        architecture.build_backbone(bands=bands, output_stride=output_stride),
-        classes=classes,
-        rates=rates,
-        separable=architecture.separable if separable is None else separable,
+    rates = None if atrous_rates is None else tuple(atrous_rates)
+    return build_network(
+        Network(
+            architecture=name,
+            classes=classes,
+            bands=bands,
+            output_stride=output_stride,
+            atrous_rates=rates,
+            variant=variant,
+        )
     )
 
 
-def _rates(output_stride: int, given: Sequence[int] | None) -> tuple[int, ...]:
-    if output_stride not in aspp.RATES:
-        raise ValueError(f"output_stride must be 8 or 16, got {output_stride}")
-    rates = aspp.RATES[output_stride] if given is None else tuple(given)
-    if len(rates) != len(aspp.RATES[output_stride]) or min(rates) < 1:
-        raise ValueError(f"atrous_rates must be three positive numbers, got {given}")
-    return rates
+def build_network(network: Network) -> DeepLab | Linear:
+    """Build what a ``Network`` describes; see ``build``."""
+    return Linear(network) if network.architecture == LINEAR else DeepLab(network)
+
+
+def freeze_bn(model: nn.Module) -> None:
+    """Set batch normalisation to evaluation until the next ``train()``."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def _build_encoder(network: Network) -> Backbone:
+    family = next(f for name, f in _FAMILIES.items() if network.encoder.startswith(name))
+    return family(network.encoder, bands=network.bands, variant=network.choices)
+
+
+def _refine(variant: Variant) -> nn.Module:
+    return atrous_conv(
+        variant.channels,
+        variant.channels,
+        norm=variant.head_norm,
+        separable=variant.refine == "separable",
+        norm_between=variant.separable_norm,
+    )

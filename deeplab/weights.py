@@ -23,7 +23,7 @@ from deeplab.bundle import (
     read_bundle,
     read_tensors,
 )
-from deeplab.model import build
+from deeplab.model import build_network
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -62,6 +62,8 @@ def save_bundle(
     state = model.state_dict()
     _check_fit(state, bundle)
     arrays = {name: _to_array(name, tensor, dtype) for name, tensor in state.items()}
+    # What is the architecture's own variant today may change; the weights' may not.
+    bundle = dataclasses.replace(bundle, variant=bundle.network.choices)
     digest = compute_digest(bundle, arrays)
     header = header_text(dataclasses.replace(bundle, digest=digest))
     _write(Path(path), save(arrays, metadata={METADATA_KEY: header}))
@@ -94,14 +96,7 @@ def load_model(path: str | PathLike[str]) -> tuple[nn.Module, Bundle]:
 def _build_empty(bundle: Bundle) -> nn.Module:
     """Build the header's network without memory for its weights."""
     with torch.device("meta"):
-        return build(
-            bundle.architecture,
-            classes=len(bundle.classes),
-            bands=len(bundle.bands),
-            output_stride=bundle.output_stride,
-            atrous_rates=bundle.atrous_rates,
-            separable=bundle.separable,
-        )
+        return build_network(bundle.network)
 
 
 def _check_fit(state: dict[str, Tensor], bundle: Bundle) -> None:

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     set_seed(options.seed)
     set_threads(options.threads)
-    model = build(BUNDLE.architecture, classes=len(CLASSES), output_stride=16)
+    model: nn.Module = build(BUNDLE.architecture, classes=len(CLASSES), output_stride=16)
     if options.start:
         model, _ = load_model(options.start)
     began, best = time.monotonic(), 0.0

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -7,6 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from deeplab.bundle import ClassInfo, compute_digest, header_text, read_bundle
+from deeplab.variant import Variant
+
+VARIANT = dataclasses.asdict(Variant())
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def write(tmp_path):
 
 
 def test_header_round_trip(write, make_bundle):
-    bundle = make_bundle(mean=(0.1, 1 / 3, 0.7), atrous_rates=(1, 2, 3), separable=False)
+    bundle = make_bundle(mean=(0.1, 1 / 3, 0.7), atrous_rates=(1, 2, 3), variant=Variant())
     assert read_bundle(write(header_text(bundle))) == bundle
 
 
@@ -56,7 +60,7 @@ def test_truncated_file(write, make_bundle):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format_version must be 1, got 2"),
+        ({"format_version": 1}, "format_version must be 2, got 1"),
         ({"extra": 1}, "missing or unknown: extra"),
         ({"classes": []}, "1 to 254 classes, got 0"),
         ({"classes": [{"name": "a", "color": [0, 0, 256]}]}, "three numbers of 0 to 255"),
@@ -73,10 +77,15 @@ def test_truncated_file(write, make_bundle):
         ({"tile": "512"}, "tile must be 1 to 8192 px, got '512'"),
         ({"tile": 10**9}, "tile must be 1 to 8192 px"),
         ({"overlap": 9}, r"half a tile \(8 px\), got 9"),
-        ({"output_stride": 4}, "output_stride must be 8 or 16, got 4"),
-        ({"atrous_rates": [6, 12]}, "three positive numbers"),
-        ({"separable": "no"}, "separable must be true or false"),
-        ({"architecture": ""}, "architecture must be a name"),
+        ({"output_stride": 4}, "output_stride must be 8, 16 or 32, got 4"),
+        ({"atrous_rates": [6, 0]}, "positive whole numbers"),
+        ({"architecture": ""}, "architecture and origin must be names"),
+        ({"architecture": "unet"}, "model must be one of"),
+        ({"origin": 3}, "architecture and origin must be names"),
+        ({"variant": {"stem": []}}, "variant lacks or does not know: align_corners"),
+        ({"variant": "tf"}, "variant lacks or does not know"),
+        ({"variant": VARIANT | {"backbone_norm": 1}}, "backbone_norm must have eps"),
+        ({"variant": VARIANT | {"channels": -1}}, "must be positive"),
     ],
 )
 def test_wrong_fields_are_named(write, make_bundle, change, message):

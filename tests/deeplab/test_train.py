@@ -58,6 +58,7 @@ def test_same_seeds_same_weights():
     assert torch.equal(*weights)
 
 
+@pytest.mark.filterwarnings("ignore:atrous rate")
 def test_network_of_the_family_trains_in_place():
     set_seed(0)
     model = build("deeplabv3plus_mobilenet_v2", classes=2, bands=1)
