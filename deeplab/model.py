@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 from torch import Tensor, nn
 
 from deeplab.aspp import ASPP
-from deeplab.aux import AuxiliaryHead
+from deeplab.auxiliary import AuxiliaryHead
 from deeplab.backbones.mobilenet import MobileNetV2, MobileNetV3Large
 from deeplab.backbones.resnet import ResNet
 from deeplab.backbones.xception import Xception
