@@ -1,8 +1,9 @@
 """DeepLabV3+ in PyTorch: networks, their bundle files, and tiled segmentation.
 
-``deeplab.build(name, classes=...)`` makes a network, ``deeplab.load(path)``
-reads one from a bundle. Both are imported when first used: torch takes seconds
-to import, and reading a bundle's header or planning tiles does not need it.
+``deeplab.models()`` lists the networks, ``deeplab.build(name, classes=...)`` makes
+one, ``deeplab.load(path)`` reads one from a bundle, ``deeplab.profile(model)`` says
+what it costs. They are imported when first used: torch takes seconds to import, and
+reading a bundle's header or planning tiles does not need it.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deeplab.cost import profile
     from deeplab.model import build, models
     from deeplab.weights import load_model as load
 
-__all__ = ["build", "load", "models"]
+__all__ = ["build", "load", "models", "profile"]
 
 _HOMES = {
     "build": ("deeplab.model", "build"),
     "load": ("deeplab.weights", "load_model"),
     "models": ("deeplab.model", "models"),
+    "profile": ("deeplab.cost", "profile"),
 }
 
 

@@ -12,6 +12,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deeplab.atrous import AtrousConv, set_unit
@@ -73,6 +74,7 @@ class ASPP(nn.Module):
             views * channels, channels, kernel=variant.project_kernel, norm=norm
         )
         self.dropout = nn.Dropout(variant.dropout)
+        self._is_pool_bias = False
 
     @property
     def rates(self) -> tuple[int, ...]:
@@ -101,9 +103,28 @@ class ASPP(nn.Module):
             ValueError: Training the image-level view on one value per channel.
         """
         check_rates(self.rates, x)
-        views = [] if self.image_pool is None else [self.image_pool(x)]
-        views += [branch(x) for branch in self.branches]
+        views = [branch(x) for branch in self.branches]
+        if self.image_pool is not None and self._is_pool_bias:
+            return self._join(self.image_pool.summary(x), torch.cat(views, dim=1))
+        if self.image_pool is not None:
+            views.insert(0, self.image_pool(x))
         context: Tensor = self.dropout(self.project(torch.cat(views, dim=1)))
+        return context
+
+    def pool_to_bias(self) -> None:
+        """From now on add the image-level view as a bias, where that is the same.
+
+        It is where the view is one vector an image, joined by a 1x1 convolution.
+        """
+        pool, kernel = self.image_pool, self.project.conv.kernel_size
+        self._is_pool_bias = pool is not None and pool.kind == "global" and kernel == (1, 1)
+
+    def _join(self, pooled: Tensor, views: Tensor) -> Tensor:
+        """Project (N, C, 1, 1) and (N, views, H, W), each by its part of the kernel."""
+        conv, width = self.project.conv, pooled.shape[1]
+        bias = F.conv2d(pooled, conv.weight[:, :width])
+        joined = F.conv2d(views, conv.weight[:, width:], conv.bias).add_(bias)
+        context: Tensor = self.dropout(torch.relu_(self.project.bn(joined)))
         return context
 
 

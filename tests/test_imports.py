@@ -26,6 +26,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
     "click": ("jobs.cli", "jobs.demo"),
     "fsspec": ("jobs.storage",),
     "numpy": ("jobs", "deeplab"),
+    "onnxruntime": ("deeplab.export",),
     "pyarrow": ("jobs.plan", "jobs.tally", "jobs.outputs.masks"),
     "rasterio": ("jobs.inputs.rasters", "jobs.outputs"),
     "ray": ("cluster",),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from deeplab.bundle import Bundle, ClassInfo
 
@@ -34,3 +35,32 @@ def make_bundle():
         return Bundle(**(given | fields))
 
     return make
+
+
+def _randomise(model, seed=0, *, kernels=True):
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.normal_(0, 0.2, generator=generator)
+        elif isinstance(module, nn.Conv2d):
+            if module.bias is not None:
+                module.bias.data.normal_(0, 0.2, generator=generator)
+            if kernels:  # a peer may start with some far too small to show
+                spread = (2 / module.weight[0].numel()) ** 0.5
+                module.weight.data.normal_(0, spread, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def randomise():
+    """Draw weights and statistics anew: one at 0 or 1 would hide a mix-up."""
+    return _randomise
+
+
+@pytest.fixture(scope="session")
+def relative_error():
+    """Greatest difference by the greatest value."""
+    return lambda ours, theirs: ((ours - theirs).abs().max() / theirs.abs().max()).item()
