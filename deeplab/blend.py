@@ -99,18 +99,27 @@ class Blend:
         if top >= bottom:
             return
         ids, best = _argmax(self._sums[:, top - start : bottom - start])
-        if not bool(best.isfinite().all()):
-            raise FloatingPointError(
-                "the network gave probabilities that are not numbers; use precision "
-                "fp32, or check the bundle's weights, mean and std"
-            )
-        confidence = (best * 255).round_().to(torch.uint8)
+        confidence = to_confidence(best)
         out = slice(top - self._window.row, bottom - self._window.row)
         self._ids[out] = ids.cpu().numpy()
         self._confidence[out] = confidence.cpu().numpy()
 
     def _to_device(self, weights: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(weights).to(self._device)
+
+
+def to_confidence(best: Tensor) -> Tensor:
+    """255 times the winner's probability, rounded: float32 to uint8 of any shape.
+
+    Raises:
+        FloatingPointError: A probability is not a number.
+    """
+    if not bool(best.isfinite().all()):
+        raise FloatingPointError(
+            "the network gave probabilities that are not numbers; use precision "
+            "fp32, or check the bundle's weights, mean and std"
+        )
+    return (best * 255).round_().to(torch.uint8)
 
 
 def _argmax(sums: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import torch
 
-from deeplab.blend import Blend
+from deeplab.blend import Blend, to_confidence
 from deeplab.cut import Cutter
+from deeplab.fold import fold
+from deeplab.resize import enlarged_argmax, resize
 from deeplab.tiles import Region, TileGrid, Window
 from deeplab.weights import load_model
 
@@ -68,10 +70,11 @@ class Segmenter:
         batch: int = 1,
         threads: int | None = None,
     ) -> None:
-        """Take over a network: it is moved to the device and set to evaluation.
+        """Take a network's inference form to the device; the network itself stays.
 
         Args:
-            model: Maps normalised (N, bands, H, W) to logits (N, K, H, W).
+            model: Maps normalised (N, bands, H, W) to logits (N, K, H, W); where it
+                has a ``classify``, that gives them before they are enlarged.
             bundle: Says how to use it.
             device: ``cpu``, ``cuda``, or ``auto`` for ``cuda`` where there is one.
             precision: ``bf16`` computes convolutions in bfloat16.
@@ -95,7 +98,9 @@ class Segmenter:
         self.threads = threads
         self._device = find_device(device)
         self._thread = ThreadPoolExecutor(1, "segmenter")
+        self._align_corners = bundle.network.choices.align_corners
         self._model = self._thread.submit(self._adopt, model).result()
+        self._classify = getattr(self._model, "classify", self._model)
 
     @classmethod
     def load(
@@ -194,24 +199,50 @@ class Segmenter:
         self._mean = (255 * mean).reshape(shape).to(self._device)
         self._std = (255 * std).reshape(shape).to(self._device)
         # Channels last: 1.25 times faster for MobileNetV2 on one CPU thread.
-        return model.eval().to(self._device).to(memory_format=torch.channels_last)
+        return fold(model).to(self._device).to(memory_format=torch.channels_last)
 
     def _segment(self, cutter: Cutter) -> Segmentation:
         core, read = cutter.region.core, cutter.region.read
         with torch.inference_mode(), _exact(self._device):
-            blend = Blend(
-                cutter.grid, core, classes=len(self.bundle.classes), device=self._device
-            )
-            for tile, probabilities in self._predict_all(cutter):
-                blend.add(tile, probabilities)
-            mask, confidence = blend.finish()
+            find = self._find_alone if cutter.grid.count == 1 else self._find_blended
+            mask, confidence = find(cutter)
         top, left = core.row - read.row, core.col - read.col
         invalid = ~cutter.valid[top : top + core.height, left : left + core.width]
         mask[invalid], confidence[invalid] = NODATA, 0
         return Segmentation(mask=mask, confidence=confidence)
 
+    def _find_alone(self, cutter: Cutter) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Class ids and confidence under the raster's only tile: K planes never exist."""
+        core = cutter.region.core
+        for _, logits in self._predict_all(cutter):
+            ids, best = enlarged_argmax(
+                logits, (self.bundle.tile,) * 2, align_corners=self._align_corners
+            )
+            inside = np.s_[0, core.row : core.stop_row, core.col : core.stop_col]
+            return ids[inside].cpu().numpy(), to_confidence(best[inside]).cpu().numpy()
+        shape = (core.height, core.width)
+        return np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+
+    def _find_blended(self, cutter: Cutter) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Class ids and confidence where tiles overlap: one tile's K planes at once."""
+        blend = Blend(
+            cutter.grid,
+            cutter.region.core,
+            classes=len(self.bundle.classes),
+            device=self._device,
+        )
+        for tile, logits in self._predict_all(cutter):
+            # Contiguous: softmax over strided classes takes twice as long on a CPU.
+            enlarged = resize(
+                logits.contiguous(),
+                (self.bundle.tile,) * 2,
+                align_corners=self._align_corners,
+            )
+            blend.add(tile, torch.softmax(enlarged, dim=1)[0])
+        return blend.finish()
+
     def _predict_all(self, cutter: Cutter) -> Iterator[tuple[Tile, Tensor]]:
-        """Probabilities (K, tile, tile) of each tile that holds data, in order."""
+        """Logits (1, K, h, w) of each tile that holds data, in order."""
         side, bands = self.bundle.tile, len(self.bundle.bands)
         pixels = np.zeros((self.batch, bands, side, side), dtype=np.uint8)
         valid = np.zeros((self.batch, side, side), dtype=np.bool_)
@@ -221,10 +252,10 @@ class Segmenter:
                 cutter.copy(tile, pixels[slot], valid[slot])
             valid[len(group) :] = False
             # The last batch has empty slots, which give results for no tile.
-            yield from zip(group, self._predict(pixels, valid), strict=False)
+            yield from zip(group, self._predict(pixels, valid)[:, None], strict=False)
 
     def _predict(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> Tensor:
-        """Map uint8 (N, bands, H, W) to probabilities float32 (N, K, H, W)."""
+        """Map uint8 (N, bands, H, W) to logits float32 (N, K, h, w)."""
         x = torch.from_numpy(pixels).to(self._device)
         x = x.to(torch.float32, memory_format=torch.channels_last)
         x = x.sub_(self._mean).div_(self._std)
@@ -233,11 +264,14 @@ class Segmenter:
         with torch.autocast(
             self._device.type, torch.bfloat16, enabled=self.precision == "bf16"
         ):
-            logits = self._model(x)
-        wanted = (len(x), len(self.bundle.classes), *x.shape[2:])
-        if logits.shape != wanted:
-            raise ValueError(f"logits must have shape {wanted}, got {tuple(logits.shape)}")
-        return torch.softmax(logits.float(), dim=1)
+            logits: Tensor = self._classify(x)
+        count, classes = len(x), len(self.bundle.classes)
+        if logits.ndim != x.ndim or logits.shape[:2] != (count, classes):
+            raise ValueError(
+                f"logits must have shape ({count}, {classes}, h, w), "
+                f"got {tuple(logits.shape)}"
+            )
+        return logits.float()
 
 
 def find_device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import deeplab
+from deeplab.fold import fold
 from deeplab.segmenter import Segmenter
 from deeplab.tiles import Region, TileGrid, Window
 from deeplab.weights import save_bundle
@@ -57,7 +58,7 @@ def twin_weights(starts, start, tile):
 def twin_predict(model, x):
     batch = torch.from_numpy(x)[None].contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        return model(batch).softmax(1)[0].numpy()
+        return fold(model)(batch).softmax(1)[0].numpy()
 
 
 def make_linear(bands=3):
@@ -218,38 +219,57 @@ def test_the_lowest_id_wins_a_tie(make_bundle):
     assert (result.confidence == round(255 * share)).all()
 
 
+class Largest(TorchDispatchMode):
+    """Notes how many values the largest tensor has."""
+
+    values = 0
+
+    def __torch_dispatch__(self, func, _, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.values = max(self.values, result.numel())
+        return result
+
+
+def find_largest(segmenter, pixels, valid):
+    largest, forward = Largest(), segmenter._segment
+
+    def watched(cutter):
+        with largest:
+            return forward(cutter)
+
+    segmenter._segment = watched
+    segmenter.segment(pixels, valid)
+    return largest.values
+
+
 def test_memory_is_bounded_by_a_row_of_tiles(make_bundle):
-    class Largest(TorchDispatchMode):
-        values = 0
-
-        def __torch_dispatch__(self, func, _, args=(), kwargs=None):
-            result = func(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor):
-                self.values = max(self.values, result.numel())
-            return result
-
     pixels, valid = make_image(300, 40)
-    largest = Largest()
     with Segmenter(make_linear(), make_bundle(), threads=1) as segmenter:
-        forward = segmenter._segment
+        values = find_largest(segmenter, pixels, valid)
+    assert values == 4 * 16 * 40  # classes, tile, width
 
-        def watched(cutter):
-            with largest:
-                return forward(cutter)
 
-        segmenter._segment = watched
-        segmenter.segment(pixels, valid)
-    assert largest.values == 4 * 16 * 40  # classes, tile, width
+def test_one_tile_alone_never_holds_its_logits_enlarged(make_bundle):
+    class Coarse(torch.nn.Module):
+        def classify(self, x):
+            return x[:, :1, :4, :4].repeat(1, 50, 1, 1)
+
+    bundle = make_bundle(tile=64, count=50)
+    pixels, valid = make_image(60, 50)
+    with Segmenter(Coarse(), bundle, threads=1) as segmenter:
+        values = find_largest(segmenter, pixels, valid)
+    assert values == 3 * 64 * 64  # the image; 50 classes would be 17 times as much
 
 
 def test_one_thread_owns_the_device(make_bundle):
     pixels, valid = make_image(30, 30)
     seen = set()
     model = make_linear()
+    model.register_forward_hook(
+        lambda *_: seen.add((threading.get_ident(), torch.get_num_threads()))
+    )
     with Segmenter(model, make_bundle(), threads=2) as segmenter:
-        model.register_forward_hook(
-            lambda *_: seen.add((threading.get_ident(), torch.get_num_threads()))
-        )
         torch.set_num_threads(1)  # of this thread, and of those that never asked
         expected = segmenter.segment(pixels, valid).mask
         with ThreadPoolExecutor(4) as pool:
@@ -326,7 +346,7 @@ def test_wrong_networks_are_named(make_bundle):
     pixels, valid = make_image(20, 20)
     with (
         Segmenter(make_linear(), make_bundle(count=5)) as segmenter,
-        pytest.raises(ValueError, match=r"shape \(1, 5, 16, 16\), got \(1, 4, 16, 16\)"),
+        pytest.raises(ValueError, match=r"shape \(1, 5, h, w\), got \(1, 4, 16, 16\)"),
     ):
         segmenter.segment(pixels, valid)
     model = make_linear()
