@@ -18,7 +18,7 @@ from deeplab.atrous import batch_norm, conv
 if TYPE_CHECKING:
     from deeplab.variant import Network
 
-WEIGHT: Final = 0.4
+AUXILIARY_WEIGHT: Final = 0.4
 """Of its loss beside the network's own (arXiv:1612.01105, section 5.2)."""
 
 

@@ -14,14 +14,17 @@ Shape letters: N batch, H and W a crop, K classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
+from operator import not_
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from deeplab.auxiliary import AUXILIARY_WEIGHT
 from deeplab.losses import cross_entropy
+from deeplab.model import DeepLab, freeze_bn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -143,7 +146,9 @@ def train(
         batch = list(islice(source, recipe.batch))
         if len(batch) < recipe.batch:
             break
-        _set_mode(model, freeze_norm=recipe.freeze_norm)
+        model.train()
+        if recipe.freeze_norm:
+            freeze_bn(model)
         images = _normalised(np.stack([pixels for pixels, _ in batch]), recipe).to(device)
         truth = torch.from_numpy(np.stack([truth for _, truth in batch])).to(device)
         for group in optimizer.param_groups:
@@ -206,11 +211,21 @@ def _tint(rng: Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Kernels with weight decay; biases and batch normalisation without."""
+    """Split what is trained into kernels with weight decay and all else without.
+
+    Biases, batch normalisation and depthwise kernels have none, as in the code of
+    DeepLab's authors: a depthwise kernel has nine weights a channel, too few to decay.
+    """
+    spared = {
+        module.weight
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+    }
     trained = [p for p in model.parameters() if p.requires_grad]
+    decays = [p.ndim > 1 and p not in spared for p in trained]
     return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": list(compress(trained, decays)), "weight_decay": weight_decay},
+        {"params": list(compress(trained, map(not_, decays))), "weight_decay": 0.0},
     ]
 
 
@@ -219,14 +234,6 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9)
     return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-
-
-def _set_mode(model: nn.Module, *, freeze_norm: bool) -> None:
-    model.train()
-    if freeze_norm:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
 
 
 def _normalised(pixels: NDArray[np.uint8], recipe: Recipe) -> Tensor:
@@ -247,8 +254,13 @@ def _step(
     images, truth = batch
     reduced = recipe.precision == "bf16"
     with torch.autocast(images.device.type, torch.bfloat16, enabled=reduced):
-        logits = model(images)
+        if isinstance(model, DeepLab) and model.aux is not None:
+            logits, second = model.forward_with_aux(images)
+        else:
+            logits, second = model(images), None
     loss = cross_entropy(logits, truth)
+    if second is not None:
+        loss = loss + AUXILIARY_WEIGHT * cross_entropy(second, truth)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

@@ -8,6 +8,7 @@ from torch import nn
 from deeplab.losses import cross_entropy
 from deeplab.model import build
 from deeplab.train import Recipe, augment, crop, crops, parameter_groups, set_seed, train
+from deeplab.variant import Variant
 
 SIDE = 24
 
@@ -104,6 +105,33 @@ def test_only_kernels_decay():
     assert rest["weight_decay"] == 0.0
     expected = {model[0].bias, model[1].weight, model[1].bias, model[3].bias}
     assert set(rest["params"]) == expected
+
+
+def test_depthwise_kernels_do_not_decay():
+    model = build("deeplabv3plus_mobilenet_v2", classes=2)
+    kernels, rest = parameter_groups(model, 0.3)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    decaying = {names[parameter] for parameter in kernels["params"]}
+    spared = {names[parameter] for parameter in rest["params"]}
+    assert len(decaying) + len(spared) == len(names)
+    depthwise = {"aspp.branches.2.depthwise.weight", "decoder.fuse.1.depthwise.weight"}
+    assert depthwise | {"backbone.features.4.conv.1.0.weight", "classifier.bias"} <= spared
+    pointwise = {"aspp.branches.2.pointwise.weight", "classifier.weight"}
+    assert pointwise | {"backbone.features.4.conv.0.0.weight"} <= decaying
+    assert all(parameter.ndim > 1 for parameter in kernels["params"])
+
+
+@pytest.mark.filterwarnings("ignore:atrous rate")
+def test_auxiliary_head_learns_beside_the_network():
+    set_seed(0)
+    variant = Variant(aux=True)
+    model = build("deeplabv3_resnet18", classes=2, bands=1, variant=variant)
+    before = model.aux.classifier.weight.detach().clone()
+    chosen = recipe(steps=1, learning_rate=0.01)
+    (progress,) = train(model, crops(toy(), SIDE, seed=1), chosen)
+    assert not torch.equal(model.aux.classifier.weight, before)
+    # Both heads start undecided between two classes.
+    assert progress.loss == pytest.approx(1.4 * np.log(2), rel=0.1)
 
 
 def test_samples_that_end_end_the_training():
