@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv pip
 INTO := --quiet --python $(BIN)/python
 
-.PHONY: demo test lint bench bench-gpu install lock
+.PHONY: demo test parity lint bench bench-gpu install lock
 
 demo: install
 	$(BIN)/atrous demo atrous-demo
 
 test: install
 	$(BIN)/pytest
+
+# Large networks against their peers, too slow for every change.
+parity: install
+	$(BIN)/pytest -m parity
 
 lint: install
 	$(BIN)/ruff check .

@@ -7,15 +7,20 @@ result is worth. The first case of each family runs always, all of them with
 ``make parity``.
 """
 
+import dataclasses
+
 import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
 
+from deeplab.foreign.convert import convert, revert
+from deeplab.foreign.origins import ORIGINS
 from deeplab.foreign.smp import SMP
 from deeplab.foreign.timm import TIMM
 from deeplab.foreign.torchvision import TORCHVISION
+from deeplab.model import build_network
 
 SIZES = ((321, 321), (320, 336), (337, 305))
 EVEN_SIZES = ((320, 320), (320, 336), (336, 304))
@@ -138,3 +143,108 @@ def test_timms_xception71_at_stride_8_is_no_whole_one(randomise, rebuild):
     theirs = randomise(timm_peer("xception71", 8))
     with pytest.raises(ValueError, match=r"5 missing \(blocks\.4\.shortcut\.conv\.weight"):
         rebuild(theirs.state_dict(), TIMM, classes=2, untrained_head=True)
+
+
+def alter(converted, **choices):
+    """The same weights under other choices."""
+    variant = dataclasses.replace(converted.network.choices, **choices)
+    network = dataclasses.replace(converted.network, variant=variant)
+    return dataclasses.replace(converted, network=network)
+
+
+def reroll(converted, key, axis, shift):
+    """The same weights, concatenated maps in another order."""
+    tensors = converted.tensors | {key: converted.tensors[key].roll(shift, axis)}
+    return dataclasses.replace(converted, tensors=tensors)
+
+
+def rerate(converted, rates):
+    """The same weights, other rates in the pyramid."""
+    network = dataclasses.replace(converted.network, atrous_rates=rates)
+    return dataclasses.replace(converted, network=network)
+
+
+MISTAKES = {
+    "order of the pyramid": lambda it: reroll(it, "aspp.project.conv.weight", 1, 256),
+    "rates": lambda it: rerate(it, (6, 12, 18)),
+    "dilation scheme": lambda it: alter(it, dilation="tf", low_level="unit"),
+    "align_corners": lambda it: alter(
+        it, align_corners=not it.network.choices.align_corners
+    ),
+}
+DECODER_MISTAKES = {
+    "order of the decoder": lambda it: reroll(
+        reroll(it, "decoder.fuse.0.depthwise.weight", 0, 48),
+        "decoder.fuse.0.pointwise.weight",
+        1,
+        48,
+    ),
+    "dilation scheme": lambda it: alter(it, dilation="torchvision"),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "origin", "mistakes"),
+    [
+        (lambda: torchvision_peer("deeplabv3_resnet50"), TORCHVISION, MISTAKES),
+        (
+            lambda: smp_peer("DeepLabV3Plus", "resnet50", 8),
+            SMP,
+            MISTAKES | DECODER_MISTAKES,
+        ),
+    ],
+    ids=["torchvision", "smp"],
+)
+def test_controls_are_far_off(make, origin, mistakes, randomise, image, relative_error):
+    peer = randomise(make())
+    stride = {"output_stride": 8}
+    right = convert(peer.state_dict(), origin, **stride)
+    x = image((320, 320))
+    with torch.inference_mode():
+        theirs = peer(x)
+        theirs = theirs["out"] if isinstance(theirs, dict) else theirs
+        errors = {
+            name: relative_error(build(mistake(right))(x), theirs)
+            for name, mistake in mistakes.items()
+        }
+        assert relative_error(build(right)(x), theirs) <= 1e-5
+    assert min(errors.values()) > 1e-2, errors
+
+
+def build(converted):
+    model = build_network(converted.network)
+    model.load_state_dict(converted.tensors)
+    return model.eval()
+
+
+PEERS = {
+    "torchvision": (lambda: torchvision_peer("deeplabv3_resnet50"), TORCHVISION, {}),
+    "torchvision mobile": (
+        lambda: torchvision_peer("deeplabv3_mobilenet_v3_large"),
+        TORCHVISION,
+        {},
+    ),
+    "smp v3": (lambda: smp_peer("DeepLabV3", "resnet34", 8), SMP, {}),
+    "smp v3+": (lambda: smp_peer("DeepLabV3Plus", "mobilenet_v2", 16), SMP, {}),
+    "timm xception": (lambda: timm_peer("xception65", 32), TIMM, {"classes": 2}),
+    "timm resnet": (
+        lambda: timm.create_model("resnet50", pretrained=False),
+        TIMM,
+        {"classes": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PEERS)
+def test_every_key_maps_exactly_once_there_and_back(case, randomise):
+    make, origin, options = PEERS[case]
+    state = randomise(make()).state_dict()
+    assert [one.name for one in ORIGINS.values() if one.recognises(state)] == [origin.name]
+    converted = convert(state, origin, untrained_head="classes" in options, **options)
+    assert set(converted.unused) <= {"fc.weight", "fc.bias"}
+    assert len(converted.tensors) - len(converted.untrained) == len(state) - len(
+        converted.unused
+    )
+    back = revert(converted.tensors, converted.network, origin)
+    assert back.keys() == state.keys() - converted.unused.keys()
+    assert all(torch.equal(back[key], state[key]) for key in back)
