@@ -24,6 +24,7 @@ lint: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench_cpu.py
+	$(BIN)/python tests/benchmarks/bench_network.py
 
 bench-gpu: install
 	$(BIN)/python tests/benchmarks/bench_gpu.py

@@ -23,6 +23,7 @@ from generate import make_network, make_noise, save_network, write_images, write
 from measure import keep_freed_memory, ratio, spread, take_turns
 from provenance import RESULTS, commit, describe, processor, save, say, table
 
+from deeplab.fold import fold
 from deeplab.segmenter import Segmenter
 from jobs.scenes import make_scene
 
@@ -97,7 +98,7 @@ def make_forward(header, threads, precision="fp32"):
     It has a thread of its own, as a segmenter has: in the main thread, whose
     memory comes from another heap, it was 5 to 15 % slower.
     """
-    model = make_network(header).to(memory_format=torch.channels_last)
+    model = fold(make_network(header)).to(memory_format=torch.channels_last)
     x = torch.randn(1, 3, TILE, TILE).to(memory_format=torch.channels_last)
     thread = ThreadPoolExecutor(1)
     thread.submit(torch.get_num_threads).result()
