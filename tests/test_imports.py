@@ -25,6 +25,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
     "botocore": ("jobs.storage",),
     "click": ("jobs.cli", "jobs.demo"),
     "fsspec": ("jobs.storage",),
+    "h5py": ("deeplab.foreign.files",),
     "numpy": ("jobs", "deeplab"),
     "onnxruntime": ("deeplab.export",),
     "pyarrow": ("jobs.plan", "jobs.tally", "jobs.outputs.masks"),
@@ -33,6 +34,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
     "s3fs": ("jobs.storage",),
     "aiohttp": ("jobs.storage",),
     "safetensors": ("deeplab",),
+    "tensorflow": ("deeplab.foreign.files",),
     "torch": ("deeplab", "jobs.demo_bundle"),
     "torchvision": ("deeplab",),
 }
