@@ -217,34 +217,52 @@ def build(converted):
     return model.eval()
 
 
-PEERS = {
-    "torchvision": (lambda: torchvision_peer("deeplabv3_resnet50"), TORCHVISION, {}),
-    "torchvision mobile": (
-        lambda: torchvision_peer("deeplabv3_mobilenet_v3_large"),
-        TORCHVISION,
-        {},
-    ),
-    "smp v3": (lambda: smp_peer("DeepLabV3", "resnet34", 8), SMP, {}),
-    "smp v3+": (lambda: smp_peer("DeepLabV3Plus", "mobilenet_v2", 16), SMP, {}),
-    "timm xception": (lambda: timm_peer("xception65", 32), TIMM, {"classes": 2}),
-    "timm resnet": (
-        lambda: timm.create_model("resnet50", pretrained=False),
-        TIMM,
-        {"classes": 2},
-    ),
-}
+def make_peer(origin, architecture):
+    """The peer itself, by the name that we give its network."""
+    head, _, encoder = architecture.partition("_")
+    if origin is TORCHVISION:
+        return torchvision_peer(architecture)
+    if origin is TIMM:
+        return timm.create_model(encoder, pretrained=False)
+    head = {"deeplabv3": "DeepLabV3", "deeplabv3plus": "DeepLabV3Plus"}[head]
+    return smp_peer(head, encoder, 16)
 
 
-@pytest.mark.parametrize("case", PEERS)
-def test_every_key_maps_exactly_once_there_and_back(case, randomise):
-    make, origin, options = PEERS[case]
-    state = randomise(make()).state_dict()
+@pytest.mark.parametrize(
+    ("origin", "architecture"),
+    [
+        (TORCHVISION, "deeplabv3_resnet50"),
+        (TORCHVISION, "deeplabv3_resnet101"),
+        (TORCHVISION, "deeplabv3_mobilenet_v3_large"),
+        (SMP, "deeplabv3_resnet18"),
+        (SMP, "deeplabv3_resnet34"),
+        (SMP, "deeplabv3_resnet50"),
+        (SMP, "deeplabv3_resnet101"),
+        (SMP, "deeplabv3_mobilenet_v2"),
+        (SMP, "deeplabv3plus_resnet18"),
+        (SMP, "deeplabv3plus_resnet34"),
+        (SMP, "deeplabv3plus_resnet50"),
+        (SMP, "deeplabv3plus_resnet101"),
+        (SMP, "deeplabv3plus_mobilenet_v2"),
+        (TIMM, "deeplabv3plus_xception41"),
+        (TIMM, "deeplabv3plus_xception65"),
+        (TIMM, "deeplabv3plus_xception71"),
+        (TIMM, "deeplabv3plus_resnet18"),
+        (TIMM, "deeplabv3plus_resnet34"),
+        (TIMM, "deeplabv3plus_resnet50"),
+        (TIMM, "deeplabv3plus_resnet101"),
+    ],
+    ids=lambda it: getattr(it, "name", it),
+)
+def test_every_key_maps_exactly_once_there_and_back(origin, architecture, randomise):
+    state = randomise(make_peer(origin, architecture)).state_dict()
     assert [one.name for one in ORIGINS.values() if one.recognises(state)] == [origin.name]
-    converted = convert(state, origin, untrained_head="classes" in options, **options)
-    assert set(converted.unused) <= {"fc.weight", "fc.bias"}
-    assert len(converted.tensors) - len(converted.untrained) == len(state) - len(
-        converted.unused
-    )
+    options = {"classes": 2, "untrained_head": True} if origin is TIMM else {}
+    converted = convert(state, origin, **options)
+    assert converted.network.architecture == architecture
+    ours = converted.tensors.keys() - set(converted.untrained)
+    assert len(ours) == len(state) - len(converted.unused)
+    assert {key.split(".")[-2] for key in converted.unused} <= {"fc"}
     back = revert(converted.tensors, converted.network, origin)
     assert back.keys() == state.keys() - converted.unused.keys()
     assert all(torch.equal(back[key], state[key]) for key in back)
