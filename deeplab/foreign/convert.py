@@ -68,8 +68,11 @@ def convert(  # noqa: PLR0913 - each is a choice that users make by name
     mmsegmentation: ``overrides={"align_corners": True}`` for configurations trained
     at 769 pixels, ``{"multi_grid": (1, 2, 4)}`` and ``output_stride=16`` for
     ``d16-mg124``. Detectron2: ``{"multi_grid": (1, 1, 1)}`` for configurations
-    without ``RES5_MULTI_GRID``. segmentation_models_pytorch: the rates and the
-    output stride that the network was made with.
+    without ``RES5_MULTI_GRID``, ``{"image_pool": "global", "pool_window": None}``
+    for those without ``INPUT.CROP``. UniMatch: ``{"multi_grid": (2, 2, 4)}`` and
+    ``output_stride=8`` where its configuration has ``multi_grid: True``.
+    segmentation_models_pytorch: the rates and the output stride that the network
+    was made with.
 
     Args:
         state: Their tensors, unwrapped and without a prefix of a trainer's.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from deeplab.foreign.origin import MismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -114,3 +114,20 @@ def resnet(state: State, layer3: str) -> str:
             f"with {blocks} blocks in its third layer"
         )
     return _LAYERS[blocks, is_deep]
+
+
+def refuse(state: State, allowed: str, reasons: Mapping[str, str]) -> None:
+    """Refuse a project's networks that are not built here.
+
+    Args:
+        state: Their tensors.
+        allowed: What is built, for the message.
+        reasons: What such a network is and why it is refused, by the prefix that some
+            of its keys have.
+
+    Raises:
+        MismatchError: A key has one of the prefixes.
+    """
+    for prefix, reason in reasons.items():
+        if any(key.startswith(prefix) for key in state):
+            raise MismatchError(f"the network must be of {allowed}, got {reason}")

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from deeplab.foreign.detectron2 import DETECTRON2
+from deeplab.foreign.jfzhang import JFZHANG
+from deeplab.foreign.mmseg import MMSEG
 from deeplab.foreign.origin import MismatchError
 from deeplab.foreign.smp import SMP
 from deeplab.foreign.timm import TIMM
 from deeplab.foreign.torchvision import TORCHVISION
+from deeplab.foreign.unimatch import UNIMATCH
+from deeplab.foreign.vainf import VAINF
 
 if TYPE_CHECKING:
     from deeplab.foreign.origin import Origin, State
 
-ORIGINS: Final = {origin.name: origin for origin in (TORCHVISION, SMP, TIMM)}
+ORIGINS: Final = {
+    origin.name: origin
+    for origin in (
+        TORCHVISION,
+        SMP,
+        VAINF,
+        JFZHANG,
+        MMSEG,
+        UNIMATCH,
+        DETECTRON2,
+        TIMM,
+    )
+}
 
 
 def find_origin(name: str, state: State) -> Origin:
