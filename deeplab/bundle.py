@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION: Final = 2
 METADATA_KEY: Final = "atrous"
+_STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
+"""Tensors that are measured in training, not learnt."""
+
 MAX_CLASSES: Final = 254
 """Ids 0 to 253; 254 is "ignore" and 255 is nodata."""
 MAX_TILE: Final = 8192
@@ -214,6 +217,22 @@ def read_tensors(
             f"{bundle.digest[:16]}; copy the bundle again"
         )
     return tensors
+
+
+def count_parameters(path: str | PathLike[str]) -> int:
+    """Count a bundle's learnt numbers; no tensor is read.
+
+    Raises:
+        ValueError: The file is no whole safetensors file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
+    return sum(
+        math.prod(shape) for name, shape in shapes.items() if not name.endswith(_STATISTICS)
+    )
 
 
 def header_text(bundle: Bundle) -> str:
