@@ -1,4 +1,4 @@
-"""The command line: what a flag means is written here once, for every command.
+"""The command line: what a flag means is written once, for every command.
 
 Only click is imported at the top, so that ``atrous -h`` answers at once.
 """
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.cli_bundle import bundle
+from jobs.cli_options import with_json, with_options, with_store
 from jobs.errors import DEAD_LETTERS, OK, AtrousError, InputError, ItemError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from jobs.commands import Request
     from jobs.spec import JobName
@@ -24,25 +26,11 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 _INTERRUPTED = 130
 
 
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def add(command: Any) -> Any:  # noqa: ANN401 - click's decorators take and give anything
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
 _bundle = click.option(
     "--bundle", required=True, help="Bundle file, local or s3://, or 'demo' for ours."
 )
 _limit = click.option("--limit", type=int, help="Take the first N items only.")
-_store = _options(
-    click.option("--endpoint-url", metavar="URL", help="S3 server other than AWS."),
-    click.option("--anon", is_flag=True, help="Send unsigned S3 requests."),
-    click.option("--requester-pays", is_flag=True, help="Accept to be billed for reads."),
-)
-_place = _options(
+_place = with_options(
     click.option("--local", is_flag=True, help="One process, without Ray."),
     click.option(
         "--address",
@@ -70,7 +58,6 @@ _shard_items = click.option(
     "--shard-items", type=int, default=64, help="Most images in a shard."
 )
 _block = click.option("--block", type=int, default=4096, help="Block side in px.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group(context_settings=_CONTEXT)
@@ -79,10 +66,13 @@ def cli() -> None:
     """Segment millions of images, or a country of aerial imagery, on a Ray cluster."""
 
 
+cli.add_command(bundle)
+
+
 @cli.command()
 @click.argument("source")
 @click.argument("run")
-@_options(_bundle, _shard_items, _limit, _place, _store)
+@with_options(_bundle, _shard_items, _limit, _place, with_store)
 def label(**options: Any) -> int:  # noqa: ANN401
     """Segment the images under SOURCE into the Parquet data set RUN/masks."""
     return _start(_request("label", options))
@@ -91,7 +81,7 @@ def label(**options: Any) -> int:  # noqa: ANN401
 @cli.command("map")
 @click.argument("source")
 @click.argument("run")
-@_options(_bundle, _block, _limit, _place, _store)
+@with_options(_bundle, _block, _limit, _place, with_store)
 def map_command(**options: Any) -> int:  # noqa: ANN401
     """Segment the GeoTIFFs under SOURCE into one COG each in RUN/rasters."""
     return _start(_request("map", options))
@@ -100,7 +90,7 @@ def map_command(**options: Any) -> int:  # noqa: ANN401
 @cli.command()
 @click.argument("job", type=click.Choice(["label", "map"]))
 @click.argument("source")
-@_options(_bundle, _shard_items, _block, _limit, _store, _json)
+@with_options(_bundle, _shard_items, _block, _limit, with_store, with_json)
 def plan(job: JobName, *, as_json: bool, **options: Any) -> int:  # noqa: ANN401
     """Show what a job would do, without starting it."""
     from jobs.commands import preview_plan
@@ -123,7 +113,7 @@ def plan(job: JobName, *, as_json: bool, **options: Any) -> int:  # noqa: ANN401
 
 @cli.command()
 @click.argument("run")
-@_options(_store, _json)
+@with_options(with_store, with_json)
 def status(run: str, *, as_json: bool, **options: Any) -> int:  # noqa: ANN401
     """Show how far RUN is, from its folder alone, also while it is running."""
     from jobs.status import describe_status, read_status

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import itertools
 import signal
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cluster.outcomes import NoCapacityError, WorkerBugError
-from deeplab.bundle import Bundle, read_bundle, read_tensors
 from deeplab.tiles import TileGrid
+from jobs.bundle_file import load_bundle
 from jobs.engine import Place, open_engine
-from jobs.errors import BugError, InputError, ItemError, UnfinishedError
+from jobs.errors import BugError, InputError, UnfinishedError
 from jobs.folder import check_free
 from jobs.inputs.sources import read_size
 from jobs.label_job import LabelJob
@@ -29,15 +26,13 @@ from jobs.storage import Access, open_store, resolve
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from deeplab.bundle import Bundle
     from jobs.runner import Engine, Progress
     from jobs.shards import Shard
 
 JOBS: Final = {"label": LabelJob, "map": MapJob}
 
 _HEADER_READERS: Final = 16
-
-DEMO_BUNDLE: Final = "demo"
-"""In place of a path: the small bundle that ships with the package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,35 +131,6 @@ def _sizes(shard: Shard, access: Access) -> Iterator[tuple[int, int] | None]:
         store = open_store(access)
         read = functools.partial(read_size, store)
         yield from map_ahead(read, shard.items, threads=_HEADER_READERS)
-
-
-def load_bundle(location: str, access: Access) -> tuple[Bundle, bytes]:
-    """A bundle's header and the file's bytes.
-
-    Raises:
-        InputError: There is no such file, or it is no bundle.
-    """
-    store = open_store(access)
-    uri = str(demo_bundle_path()) if location == DEMO_BUNDLE else resolve(location)
-    try:
-        data = store.read(uri)
-    except ItemError as error:
-        raise InputError(f"bundle {location}: {error.message}; check --bundle") from error
-    with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
-        path = Path(folder, Path(uri).name)
-        path.write_bytes(data)
-        try:
-            bundle = read_bundle(path)
-            read_tensors(path, bundle)
-        except ValueError as error:
-            text = str(error).replace(str(path), uri)
-            raise InputError(f"no bundle: {text}") from error
-    return bundle, data
-
-
-def demo_bundle_path() -> Path:
-    """The small bundle that ships with the package."""
-    return Path(str(importlib.resources.files("jobs"))) / "demo.safetensors"
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from PIL import Image
 
 from deeplab.metrics import Confusion
 from deeplab.tiles import Window
-from jobs.commands import DEMO_BUNDLE, Request, load_bundle, make_spec, start_on
+from jobs.bundle_file import DEMO_BUNDLE, load_bundle
+from jobs.commands import Request, make_spec, start_on
 from jobs.engine import Place, open_engine
 from jobs.errors import OK, InputError
 from jobs.outputs.geotiff import read_geotiff, write_geotiff

@@ -8,14 +8,15 @@
     ItemError                    one input that could not be done: a dead letter
 
 Exit codes: 0 all written; 1 a bug; 2 wrong command, file or input; 3 finished
-with dead letters; 4 not finished, resumable; 130 and 143 interrupted by Ctrl-C
-or SIGTERM, resumable too.
+with dead letters; 4 not finished, resumable; 5 a check found a difference; 130 and
+143 interrupted by Ctrl-C or SIGTERM, resumable too.
 """
 
 from __future__ import annotations
 
 OK = 0
 DEAD_LETTERS = 3
+DIFFERENCE = 5
 
 
 class AtrousError(Exception):

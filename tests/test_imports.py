@@ -48,6 +48,7 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
     ("jobs.spec", "jobs.ledger", "jobs.plan"),
     (
         "jobs.job",
+        "jobs.bundle_file",
         "jobs.folder",
         "jobs.tally",
         "jobs.inputs",
@@ -57,12 +58,19 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
     ("jobs.worker", "jobs.progress", "jobs.status"),
     ("jobs.runner",),
     ("jobs.engine", "jobs.label_job", "jobs.map_job"),
-    ("jobs.commands",),
+    ("jobs.commands", "jobs.bundle_commands", "jobs.bundle_text"),
     ("jobs.demo",),
     ("jobs.cli",),
 )
 
-LIGHT = ("jobs.cli", "jobs.commands", "jobs.runner", "jobs.worker", "jobs.label_job")
+LIGHT = (
+    "jobs.cli",
+    "jobs.bundle_commands",
+    "jobs.commands",
+    "jobs.runner",
+    "jobs.worker",
+    "jobs.label_job",
+)
 """What the driver imports at once, which must bring neither torch nor Ray."""
 
 

@@ -9,6 +9,7 @@ import rasterio
 from rasterio.transform import from_origin
 
 from deeplab.bundle import Bundle, ClassInfo
+from jobs.cli import _main
 from jobs.shards import Item
 from jobs.spec import Compute, Cut, Spec
 from jobs.storage import Access, Store, open_store
@@ -154,3 +155,18 @@ def write_raster(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process: its exit code, stdout and stderr."""
+
+    def call(*arguments):
+        try:
+            code = _main([str(one) for one in arguments])
+        except SystemExit as error:
+            code = error.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from jobs import cli
-from jobs.cli import _main
 from jobs.errors import AtrousError, BugError, UnfinishedError
 
 ROOT = Path(__file__).parents[2]
@@ -55,21 +54,6 @@ def images(tmp_path):
     return str(folder)
 
 
-@pytest.fixture
-def run(capsys):
-    """Run a command in this process: its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        try:
-            code = _main([str(one) for one in arguments])
-        except SystemExit as error:
-            code = error.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
-
-
 def assert_refused(found, *words):
     """Exit code 2, nothing on stdout, one line on stderr that holds the words."""
     code, out, err = found
@@ -78,6 +62,19 @@ def assert_refused(found, *words):
     assert err.count("\n") == 1, err
     for word in words:
         assert word in err
+
+
+def commands(group=cli.cli, before=()):
+    """Every command that does something, by its words."""
+    for name, command in group.commands.items():
+        words = (*before, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, words)
+        else:
+            yield words, command
+
+
+COMMANDS = dict(commands())
 
 
 # Help
@@ -96,11 +93,13 @@ def test_help_imports_neither_torch_nor_ray():
     assert "Usage:" in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["label", "map", "plan", "status"])
-def test_an_error_of_the_command_line_imports_no_torch(verb):
+@pytest.mark.parametrize(
+    "words", [words for words in COMMANDS if words != ("demo",)], ids=" ".join
+)
+def test_an_error_of_the_command_line_imports_no_torch(words):
     code = (
         f"import sys; from jobs.cli import _main\n"
-        f"assert _main(['{verb}', '--nonsense']) == 2\n"
+        f"assert _main([*{words}, '--nonsense']) == 2\n"
         "assert not {'torch', 'ray'} & set(sys.modules)"
     )
     subprocess.run(  # noqa: S603 - our own interpreter
@@ -109,9 +108,9 @@ def test_an_error_of_the_command_line_imports_no_torch(verb):
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("verb", [None, *cli.cli.commands])
-def test_every_command_explains_itself(run, verb, flag):
-    code, out, err = run(*([verb] if verb else []), flag)
+@pytest.mark.parametrize("words", [(), ("bundle",), *COMMANDS], ids=" ".join)
+def test_every_command_explains_itself(run, words, flag):
+    code, out, err = run(*words, flag)
     assert (code, err) == (0, "")
     assert "Usage:" in out
     assert "--help" in out
@@ -133,13 +132,19 @@ def test_no_command_is_explained_and_refused(run):
 def test_a_flag_means_the_same_everywhere():
     """One registry: the same name has the same help, type and default."""
     seen = {}
-    for name, command in cli.cli.commands.items():
-        if name == "demo":
+    for name, command in COMMANDS.items():
+        if name == ("demo",):
             continue
         for option in command.params:
             if isinstance(option, click.Option) and option.name not in {"help", "version"}:
                 about = (option.help, option.type.name, option.default, option.is_flag)
                 assert seen.setdefault(option.name, about) == about, (name, option.name)
+
+
+def test_no_command_has_too_many_options():
+    for name, command in COMMANDS.items():
+        options = [one for one in command.params if isinstance(one, click.Option)]
+        assert len(options) <= 12, name
 
 
 # What a user got wrong

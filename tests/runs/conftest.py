@@ -11,7 +11,8 @@ import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
 
-from jobs.commands import Request, load_bundle, make_spec, start_on
+from jobs.bundle_file import load_bundle
+from jobs.commands import Request, make_spec, start_on
 from jobs.progress import Silence
 from jobs.spec import Compute, Cut
 from jobs.storage import Access
