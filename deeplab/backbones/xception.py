@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from deeplab.atrous import AtrousConv, batch_norm, conv, set_unit
+from deeplab.atrous import AtrousConv, SameConv, batch_norm, conv, set_unit
 from deeplab.backbones import Backbone, Features
 from deeplab.rates import Unit, plan_encoder
 from deeplab.separable import SeparableAtrousConv
@@ -126,7 +126,7 @@ class Xception(Backbone):
         Args:
             name: ``xception41``, ``xception65`` or ``xception71``.
             bands: Channels of the image.
-            variant: Normalisation, dilation scheme, multi-grid.
+            variant: Normalisation, dilation scheme, multi-grid, padding.
 
         Raises:
             ValueError: The variant does not go with this network.
@@ -141,6 +141,8 @@ class Xception(Backbone):
         self.stem = nn.Sequential(
             AtrousConv(bands, 32, norm=norm), AtrousConv(32, 64, norm=norm)
         )
+        if variant.padding == "same":
+            self.stem[0].conv = SameConv(bands, 32, 3, bias=False)
         set_unit(self.stem[0].conv, Unit(2, 1))  # type: ignore[arg-type]
         self.blocks = nn.ModuleList()
         channels = 64
@@ -176,9 +178,10 @@ class Xception(Backbone):
 
 
 def _check(name: str, variant: Variant) -> None:
-    wanted = ("unit", "symmetric", False, ())
-    got = (variant.low_level, variant.padding, variant.last_conv, variant.stem)
-    if got != wanted:
+    wanted = ("unit", False, ())
+    got = (variant.low_level, variant.last_conv, variant.stem)
+    if got != wanted or variant.padding not in ("symmetric", "same"):
         raise ValueError(
-            f"{name} has low_level, padding, last_conv and stem {wanted}, got {got}"
+            f"{name} has low_level, last_conv and stem {wanted}, and padding 'symmetric' "
+            f"or 'same', got {got} and {variant.padding!r}"
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from deeplab.foreign.detectron2 import DETECTRON2
+from deeplab.foreign.hf import HF
 from deeplab.foreign.jfzhang import JFZHANG
+from deeplab.foreign.keras import KERAS
 from deeplab.foreign.mmseg import MMSEG
 from deeplab.foreign.origin import MismatchError
 from deeplab.foreign.smp import SMP
+from deeplab.foreign.tensorflow import TENSORFLOW
 from deeplab.foreign.timm import TIMM
 from deeplab.foreign.torchvision import TORCHVISION
 from deeplab.foreign.unimatch import UNIMATCH
@@ -28,6 +31,9 @@ ORIGINS: Final = {
         UNIMATCH,
         DETECTRON2,
         TIMM,
+        HF,
+        TENSORFLOW,
+        KERAS,
     )
 }
 

@@ -138,9 +138,9 @@ def grow():
 def check_logits(rebuild, image, relative_error):
     """The twin's logits are ours, and are not under one wrong choice each."""
 
-    def check(twin, origin, size, *, wrong, **told):
+    def check(twin, origin, size, *, wrong, dtype=torch.float32, **told):
         """``told`` is what a user says; ``wrong`` are choices made otherwise."""
-        x, model = image(size), rebuild(twin.state, origin, **told)
+        x, model = image(size).to(dtype), rebuild(twin.state, origin, **told).to(dtype)
         with torch.inference_mode():
             theirs, ours = twin.forward(x), model(x)
             found = dict(_head_mistakes(model, model.backbone(x), x))
@@ -178,10 +178,10 @@ def _head_mistakes(model, features, x):
         layer, axis = (first.conv, 1) if hasattr(first, "conv") else (first.depthwise, 0)
         kept = model.network.choices.low_level_channels
         yield "low-level order", _with_rolled(layer, axis, kept, logits)
-    rates = model.aspp.rates
-    model.aspp.set_rates([rate // 2 for rate in rates])
-    yield "rates", logits()
-    model.aspp.set_rates(rates)
+    if rates := model.aspp.rates:
+        model.aspp.set_rates([rate // 2 for rate in rates])
+        yield "rates", logits()
+        model.aspp.set_rates(rates)
     parts = [part for part in (model, model.decoder) if part is not None]
     for part in parts:
         part.align_corners = not part.align_corners
