@@ -73,9 +73,10 @@ class Variant:
     """Factors of the rates of the last stage's units (arXiv:1706.05587, 3.2.1)."""
 
     padding: Literal["symmetric", "same", "expanded", "expanded_valid"] = "symmetric"
-    """``same``: TensorFlow's, which on even sizes pads below and right alone.
-    MobileNetV2: ``expanded`` pads before a unit's expansion, ``expanded_valid``
-    leaves the first convolution without padding besides."""
+    """``same``: TensorFlow's, which on even sizes pads below and right alone;
+    of Xception's, the first convolution. MobileNetV2: ``expanded`` pads before a
+    unit's expansion, ``expanded_valid`` leaves the first convolution without padding
+    besides."""
 
     last_conv: bool = False
     """MobileNetV2: keep its last 1x1 convolution, of 1280 channels."""

@@ -72,7 +72,9 @@ def convert(  # noqa: PLR0913 - each is a choice that users make by name
     for those without ``INPUT.CROP``. UniMatch: ``{"multi_grid": (2, 2, 4)}`` and
     ``output_stride=8`` where its configuration has ``multi_grid: True``.
     segmentation_models_pytorch: the rates and the output stride that the network
-    was made with.
+    was made with. TensorFlow: ``{"multi_grid": (1, 1, 1)}`` for "beta" ResNets trained
+    without. Keras' Xception: ``{"padding": "symmetric"}`` for the authors' logits.
+    transformers: ``{"align_corners": True}`` to enlarge logits as the authors do.
 
     Args:
         state: Their tensors, unwrapped and without a prefix of a trainer's.
