@@ -281,6 +281,24 @@ def test_keras_names_are_the_ports(keras):
     assert (own.choices.padding, authors.choices.padding) == ("same", "symmetric")
 
 
+def test_keras_pads_the_first_convolution_of_xception_otherwise():
+    """On even sizes below and right alone, where the authors pad on every side."""
+    layers = []
+    for padding in ("same", "symmetric"):
+        variant = Variant(low_level="unit", dilation="tf", padding=padding)
+        name = "deeplabv3_xception41"
+        network = Network(architecture=name, classes=1, variant=variant)
+        layers.append(build_network(network).backbone.stem[0].conv)
+    same, symmetric = layers
+    same.load_state_dict(symmetric.state_dict())
+    even, odd = torch.rand(1, 3, 8, 10), torch.rand(1, 3, 9, 11)
+    assert torch.equal(same(odd), symmetric(odd))
+    padded = nn.functional.pad(even, (0, 1, 0, 1))
+    expected = nn.functional.conv2d(padded, same.weight, stride=2)
+    assert torch.equal(same(even), expected)
+    assert not torch.allclose(symmetric(even), expected)
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
