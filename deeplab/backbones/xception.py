@@ -141,7 +141,7 @@ class Xception(Backbone):
         self.stem = nn.Sequential(
             AtrousConv(bands, 32, norm=norm), AtrousConv(32, 64, norm=norm)
         )
-        if variant.padding == "expanded":
+        if variant.padding == "same":
             self.stem[0].conv = SameConv(bands, 32, 3, bias=False)
         set_unit(self.stem[0].conv, Unit(2, 1))  # type: ignore[arg-type]
         self.blocks = nn.ModuleList()
