@@ -32,7 +32,7 @@ FORMATS: Final = (".onnx", ".pt2")
 _NEEDS_ONNX: Final = ("onnx", "onnxruntime", "onnxscript")
 
 
-class ExportError(Exception):
+class ExportError(ValueError):
     """A network that was exported gives other logits, or a package is missing."""
 
 

@@ -1,4 +1,4 @@
-"""What the bundle commands do: make one of a checkpoint, show it, check it.
+"""What the bundle commands do: make one of a checkpoint, show, check and export it.
 
 Each gives the object that ``--json`` prints; ``jobs.bundle_text`` says it to people.
 """
@@ -126,6 +126,34 @@ def verify_bundle(location: str, access: Access) -> dict[str, Any]:
         }
 
 
+def export_bundle(location: str, out: str, access: Access, *, batch: int) -> dict[str, Any]:
+    """Write a bundle's network for another runtime; nothing is overwritten.
+
+    Raises:
+        InputError: A file or an option is wrong, or ``out`` is there already.
+    """
+    target = Path(_local(out))
+    _check_free(target)
+    with _input_errors(), open_bundle(location, access) as (path, _):
+        from deeplab.export import export
+        from deeplab.weights import load_model
+
+        model, bundle = load_model(path)
+        with _folder_beside(target) as folder:
+            written = Path(folder, target.name)
+            error = export(model, bundle, written, batch=batch)
+            if not create_file_from(target, written):
+                _check_free(target)
+    return {
+        "bundle": locate(location),
+        "file": str(target),
+        "bytes": target.stat().st_size,
+        "input": [batch, len(bundle.bands), bundle.tile, bundle.tile],
+        "output": [batch, len(bundle.classes), bundle.tile, bundle.tile],
+        "relative_error": error,
+    }
+
+
 def _options(asked: Import) -> ImportOptions:
     # What is wrong with a text is said before torch takes its seconds to load.
     classes = None if asked.classes is None else read_classes(asked.classes)
@@ -161,7 +189,7 @@ def _header(bundle: Bundle, location: str) -> dict[str, Any]:
 def _local(location: str) -> str:
     if location.startswith(S3):
         raise InputError(
-            f"import reads and writes local files, got {location}; copy it from or to S3"
+            f"this command needs local files, got {location}; copy it from or to S3"
         )
     return resolve(location)
 
@@ -179,9 +207,7 @@ def _folder_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
 
 def _check_free(target: Path) -> None:
     if target.exists():
-        raise InputError(
-            f"{target} is there already; remove it, or choose another name for the bundle"
-        )
+        raise InputError(f"{target} is there already; remove it, or choose another name")
 
 
 @contextmanager

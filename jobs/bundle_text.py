@@ -57,6 +57,17 @@ def describe_verified(found: Mapping[str, Any]) -> str:
     )
 
 
+def describe_exported(found: Mapping[str, Any]) -> str:
+    """What was written, and how far its logits are from the network's."""
+    given, made = (" x ".join(map(str, found[key])) for key in ("input", "output"))
+    return (
+        f"{found['file']}\n"
+        f"  image          {given}, normalised as in the bundle\n"
+        f"  logits         {made}, within {found['relative_error']:.0e} of the network's\n"
+        f"  size           {found['bytes'] / 1e6:.2f} MB"
+    )
+
+
 def _describe_header(found: Mapping[str, Any]) -> list[str]:
     choices = [f"{name}={format_choice(one)}" for name, one in found["choices"].items()]
     rates = ", ".join(map(str, found["rates"])) or "none"

@@ -100,7 +100,7 @@ _import_options = with_options(
 
 @click.group()
 def bundle() -> None:
-    """Make a bundle of another project's weights; show one, check one."""
+    """Make a bundle of another project's weights; show, check or export one."""
 
 
 @bundle.command("import")
@@ -146,6 +146,25 @@ def verify(file: str, *, as_json: bool, **access: Any) -> int:  # noqa: ANN401
     for note in found.get("notes", ()):
         click.echo(f"note: {note}", err=True)
     return DIFFERENCE if found["differs"] else OK
+
+
+@bundle.command()
+@click.argument("file")
+@click.argument("out", metavar="OUT.onnx|OUT.pt2")
+@with_options(
+    click.option("--batch", type=int, default=1, help="Tiles that it takes at once."),
+    with_store,
+    with_json,
+)
+def export(file: str, out: str, *, batch: int, as_json: bool, **access: Any) -> int:  # noqa: ANN401
+    """Write the bundle FILE for ONNX or torch.export, and compare the logits."""
+    from jobs.bundle_commands import export_bundle
+    from jobs.bundle_text import describe_exported
+    from jobs.storage import Access
+
+    found = export_bundle(file, out, Access(**access), batch=batch)
+    click.echo(_dump(found) if as_json else describe_exported(found))
+    return OK
 
 
 def _dump(found: dict[str, Any]) -> str:

@@ -276,7 +276,7 @@ def test_a_place_that_cannot_be_written_is_one_line(run, peers, tmp_path):
     assert f"{file}/net.safetensors cannot be written (" in err
     code, _, err = run("bundle", "import", tv, "s3://bucket/net.safetensors")
     assert code == 2
-    assert "import reads and writes local files, got s3://bucket/net.safetensors" in err
+    assert "this command needs local files, got s3://bucket/net.safetensors" in err
 
 
 def test_help_names_every_origin_and_every_set(run):
@@ -392,3 +392,44 @@ def test_a_note_is_no_difference(run, convert, tmp_path):
     code, out, err = run("bundle", "verify", tmp_path / "net.safetensors")
     assert (code, out.count("\n"), err.count("\n")) == (0, 1, 1)
     assert err.startswith("note: atrous rate 36 must be below the feature map's sides")
+
+
+# Export
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_bundle_is_exported_once(run, linear, tmp_path, suffix):
+    out = tmp_path / f"net{suffix}"
+    code, text, err = run("bundle", "export", linear(), out, "--batch", 2, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(text)
+    assert found["relative_error"] <= 1e-4
+    assert found["input"][:2] == [2, 3]
+    assert found["output"][:2] == [2, 4]
+    assert found["bytes"] == out.stat().st_size
+    code, text, err = run("bundle", "export", linear(), out)
+    assert (code, text) == (2, "")
+    assert f"{out} is there already; remove it" in err
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_export_says_what_it_wrote(run, linear, tmp_path):
+    code, text, err = run("bundle", "export", linear(), tmp_path / "net.pt2")
+    assert (code, err) == (0, "")
+    lines = text.splitlines()
+    assert lines[0] == str(tmp_path / "net.pt2")
+    assert "normalised as in the bundle" in lines[1]
+    assert "of the network's" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("net.pb", (), "file must end in .onnx or .pt2, got 'net.pb'"),
+        ("net.pt2", ("--batch", 0), "batch must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_export_is_refused(run, linear, tmp_path, name, options, message):
+    code, out, err = run("bundle", "export", linear(), tmp_path / name, *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
