@@ -70,3 +70,12 @@ def test_pictures_exist():
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
     assert pictures
     assert all((ROOT / picture).exists() for picture in pictures)
+
+
+def test_the_network_page_names_modules_that_exist():
+    page = (ROOT / "deeplab" / "README.md").read_text()
+    named = set(re.findall(r"[\w/]+\.py\b", page))
+    modules = {path.relative_to(ROOT / "deeplab") for path in ROOT.glob("deeplab/**/*.py")}
+    names = {str(path) for path in modules} | {path.name for path in modules}
+    assert len(named) > 15
+    assert named <= names
