@@ -31,6 +31,8 @@ METADATA_KEY: Final = "atrous"
 _STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 """Tensors that are measured in training, not learnt."""
 
+_DTYPES: Final = ("F16", "F32", "I64")
+"""Of tensors, as safetensors calls them."""
 MAX_CLASSES: Final = 254
 """Ids 0 to 253; 254 is "ignore" and 255 is nodata."""
 MAX_TILE: Final = 8192
@@ -202,14 +204,18 @@ def read_tensors(
     Raises:
         ValueError: The file's content is not what its header says.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, TypeError) as error:  # numpy has no bfloat16
-        raise ValueError(
-            f"{path} holds tensors that cannot be read ({error}); "
-            "save it with deeplab.weights.save_bundle"
-        ) from error
+    tensors = {}
+    with safe_open(path, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118
+            dtype = file.get_slice(name).get_dtype()
+            # Whether numpy knows bfloat16 depends on what else was imported.
+            if dtype not in _DTYPES:
+                raise ValueError(
+                    f"{path} holds tensors that cannot be read: {name} must be one of "
+                    f"{', '.join(_DTYPES)}, got {dtype}; save it with "
+                    "deeplab.weights.save_bundle"
+                )
+            tensors[name] = file.get_tensor(name)
     digest = compute_digest(bundle, tensors)
     if digest != bundle.digest:
         raise ValueError(

@@ -55,7 +55,6 @@ TABLE = [  # network, choices, millions of parameters, billions at stride 16 and
 ]
 
 
-@pytest.mark.filterwarnings("ignore:atrous rate")
 @pytest.mark.parametrize(("name", "variant", "millions", "at_16", "at_8"), TABLE)
 def test_table(name, variant, millions, at_16, at_8):
     for stride, billions in ((16, at_16), (8, at_8)):

@@ -17,8 +17,6 @@ CHOICES = {
     "same": {"padding": "same", "align_corners": True},
 }
 
-pytestmark = pytest.mark.filterwarnings("ignore:atrous rate")
-
 
 @pytest.fixture
 def make(make_bundle, randomise):

@@ -13,8 +13,6 @@ from deeplab.variant import Variant
 
 NETWORKS = [name for name in deeplab.models() if name != "linear"]
 
-pytestmark = pytest.mark.filterwarnings("ignore:atrous rate")
-
 
 def count_norms(model):
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())

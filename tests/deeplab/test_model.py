@@ -16,8 +16,6 @@ NETWORKS = [name for name in deeplab.models() if name != "linear"]
 LOW = {"xception41": 256, "xception65": 256, "xception71": 256, "resnet50": 256}
 LOW |= {"resnet101": 256, "resnet18": 64, "resnet34": 64}
 
-pytestmark = pytest.mark.filterwarnings("ignore:atrous rate")
-
 
 def build_empty(name, **options):
     with torch.device("meta"):

@@ -4,8 +4,6 @@ import torch
 import deeplab
 from deeplab.multi_scale import SCALES, multi_scale
 
-pytestmark = pytest.mark.filterwarnings("ignore:atrous rate")
-
 
 @pytest.fixture(scope="module")
 def model(request):

@@ -75,6 +75,7 @@ def test_pyramid_without_image_view_or_without_atrous_branches():
     assert ASPP(2, rates=(), variant=TINY).project.conv.in_channels == 2
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("side", [17, 18, 19])
 def test_rate_that_leaves_the_map_is_warned_of(side):
     aspp = ASPP(1, variant=TINY).eval()
@@ -201,7 +202,6 @@ def test_normalisation_and_dropout_are_the_authors():
     assert [m.p for m in parts[0].modules() if type(m) is nn.Dropout] == [0.1]
 
 
-@pytest.mark.filterwarnings("ignore:atrous rate")
 def test_training_on_one_image_is_refused_with_the_way_out():
     for context in (ASPP(2), SPP(2, Variant())):
         with pytest.raises(
@@ -213,7 +213,6 @@ def test_training_on_one_image_is_refused_with_the_way_out():
         context(torch.rand(1, 2, 3, 3))
 
 
-@pytest.mark.filterwarnings("ignore:atrous rate")
 @pytest.mark.parametrize("norm", ["group", "none"])
 def test_other_normalisations_of_the_pooled_view_train_on_one_image(norm):
     aspp = ASPP(2, variant=Variant(pool_norm=norm))

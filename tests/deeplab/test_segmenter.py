@@ -16,8 +16,6 @@ from deeplab.segmenter import Segmenter
 from deeplab.tiles import Region, TileGrid, Window
 from deeplab.weights import save_bundle
 
-pytestmark = pytest.mark.filterwarnings("ignore:atrous rate")
-
 MOBILENET = "deeplabv3plus_mobilenet_v2"
 
 

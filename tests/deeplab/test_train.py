@@ -59,7 +59,6 @@ def test_same_seeds_same_weights():
     assert torch.equal(*weights)
 
 
-@pytest.mark.filterwarnings("ignore:atrous rate")
 def test_network_of_the_family_trains_in_place():
     set_seed(0)
     model = build("deeplabv3plus_mobilenet_v2", classes=2, bands=1)
@@ -121,7 +120,6 @@ def test_depthwise_kernels_do_not_decay():
     assert all(parameter.ndim > 1 for parameter in kernels["params"])
 
 
-@pytest.mark.filterwarnings("ignore:atrous rate")
 def test_auxiliary_head_learns_beside_the_network():
     set_seed(0)
     variant = Variant(aux=True)

@@ -21,7 +21,6 @@ def linear(tmp_path, make_bundle):
     return path, model
 
 
-@pytest.mark.filterwarnings("ignore:atrous rate")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_round_trip(tmp_path, make_bundle, dtype):
     torch.manual_seed(0)

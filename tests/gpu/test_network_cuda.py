@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from deeplab.fold import fold
 from deeplab.resize import enlarged_argmax
 
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:atrous rate")]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize(

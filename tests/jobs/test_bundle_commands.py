@@ -21,8 +21,6 @@ from deeplab.weights import load_model
 from jobs import cli_bundle
 from jobs.bundle_file import demo_bundle_path
 
-pytestmark = pytest.mark.filterwarnings("ignore:atrous rate")
-
 
 def randomise(model):
     """Statistics at 0 and 1 would hide a mix-up."""

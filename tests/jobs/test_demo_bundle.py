@@ -37,7 +37,6 @@ def test_old_scenes_give_way_to_new_ones(monkeypatch):
     assert made == [10, 11, 12, 13, 14, 15]
 
 
-@pytest.mark.filterwarnings("ignore:atrous rate")
 def test_script_writes_a_bundle_that_segments(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo_bundle, "_SCENE", 64)
     out = tmp_path / "small.safetensors"

@@ -26,11 +26,7 @@ SIZES = ((321, 321), (320, 336), (337, 305))
 EVEN_SIZES = ((320, 320), (320, 336), (336, 304))
 CLASSES = 5
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    # Two peers have the rates of output stride 8 at 16, too large for these images.
-    pytest.mark.filterwarnings("ignore:atrous rate"),
-]
+pytestmark = pytest.mark.timeout(600)
 
 
 def cases(peers, sizes):

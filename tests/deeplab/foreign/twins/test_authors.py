@@ -330,7 +330,6 @@ def wrong_choices(graph, size):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("ignore:atrous rate")
 @pytest.mark.parametrize(("name", "size"), list(cases()))
 def test_logits(name, size, check_logits):
     graph = Graph(**GRAPHS[name])
