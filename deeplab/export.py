@@ -33,7 +33,7 @@ _NEEDS_ONNX: Final = ("onnx", "onnxruntime", "onnxscript")
 
 
 class ExportError(ValueError):
-    """A network that was exported gives other logits, or a package is missing."""
+    """A network cannot be exported, or gives other logits then."""
 
 
 def export(
@@ -55,7 +55,8 @@ def export(
 
     Raises:
         ValueError: ``path`` ends otherwise, or ``batch`` is below 1.
-        ExportError: The difference is above 1e-4, or a package is missing.
+        ExportError: The difference is above 1e-4, a package is missing, or torch
+            cannot write this network.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -98,14 +99,21 @@ def _write_onnx(model: nn.Module, image: Tensor, path: Path, header: str) -> Ten
         )
     import onnxruntime
 
-    program = torch.onnx.export(
-        model,
-        (image,),
-        dynamo=True,
-        input_names=["image"],
-        output_names=["logits"],
-        verbose=False,
-    )
+    try:
+        program = torch.onnx.export(
+            model,
+            (image,),
+            dynamo=True,
+            input_names=["image"],
+            output_names=["logits"],
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ExportError(
+            f"torch {torch.__version__} cannot write this network as ONNX ({reason}); "
+            "use a newer torch, or .pt2"
+        ) from error
     assert program is not None  # noqa: S101 - given where no path is
     program.model.metadata_props[METADATA_KEY] = header
     program.save(path)

@@ -83,3 +83,13 @@ def test_wrong_arguments_and_missing_packages(make, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"needs onnxruntime, .* 'atrous\[onnx\]'"):
         export(model, bundle, tmp_path / "model.onnx")
+
+
+def test_a_network_that_torch_cannot_write_is_named(make, tmp_path):
+    class Unusual(torch.nn.Module):
+        def forward(self, x):
+            return torch.linalg.matrix_exp(x[:, :1]).repeat(1, 4, 1, 1)
+
+    _, bundle = make("linear")
+    with pytest.raises(ExportError, match=r"cannot write this network as ONNX .*\.pt2"):
+        export(Unusual(), bundle, tmp_path / "model.onnx")
