@@ -374,7 +374,7 @@ def test_a_flipped_byte_is_a_difference(run, demo):
     [
         ({"value": np.nan}, "finite weights, got inf or NaN in classifier.weight;"),
         ({"value": 3e38}, "must give finite logits of 4 classes, got 4, or inf or NaN"),
-        ({"more": np.zeros(1)}, "tensors do not fit linear with 4 classes"),
+        ({"more": np.zeros(1, np.float32)}, "tensors do not fit linear with 4 classes"),
     ],
     ids=["nan", "overflow", "tensor"],
 )
