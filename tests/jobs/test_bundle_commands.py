@@ -258,10 +258,7 @@ def test_nothing_is_overwritten(convert, tmp_path):
     path.write_text("thesis")
     code, out, err = convert("tv")
     assert (code, out) == (2, "")
-    assert err == (
-        f"atrous: {path} is there already; remove it, or choose another name for the "
-        "bundle\n"
-    )
+    assert err == (f"atrous: {path} is there already; remove it, or choose another name\n")
     assert path.read_text() == "thesis"
 
 
