@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from deeplab.variant import Network, Variant, parse_variant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from os import PathLike
 
     import numpy as np
@@ -178,13 +179,8 @@ def read_bundle(path: str | PathLike[str]) -> Bundle:
         ValueError: The file is no bundle, or one this version cannot read.
         OSError: The file cannot be opened.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); copy the bundle again"
-        ) from error
+    with _open_whole(path) as file:
+        metadata = file.metadata() or {}
     if METADATA_KEY not in metadata:
         raise ValueError(
             f"{path} is a safetensors file but no bundle: its metadata has no "
@@ -205,7 +201,7 @@ def read_tensors(
         ValueError: The file's content is not what its header says.
     """
     tensors = {}
-    with safe_open(path, framework="numpy") as file:
+    with _open_whole(path) as file:
         for name in file.keys():  # noqa: SIM118
             dtype = file.get_slice(name).get_dtype()
             # Whether numpy knows bfloat16 depends on what else was imported.
@@ -231,14 +227,23 @@ def count_parameters(path: str | PathLike[str]) -> int:
     Raises:
         ValueError: The file is no whole safetensors file.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
+    with _open_whole(path) as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     return sum(
         math.prod(shape) for name, shape in shapes.items() if not name.endswith(_STATISTICS)
     )
+
+
+@contextmanager
+def _open_whole(path: str | PathLike[str]) -> Iterator[Any]:  # safetensors has no types
+    """Open a safetensors file; what is wrong with it as such is a ValueError."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); copy the bundle again"
+        ) from error
 
 
 def header_text(bundle: Bundle) -> str:

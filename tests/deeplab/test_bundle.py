@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from deeplab.bundle import ClassInfo, compute_digest, header_text, read_bundle
+from deeplab.bundle import (
+    ClassInfo,
+    compute_digest,
+    count_parameters,
+    header_text,
+    read_bundle,
+    read_tensors,
+)
 from deeplab.variant import Variant
 
 VARIANT = dataclasses.asdict(Variant())
@@ -49,12 +56,14 @@ def test_files_that_are_no_bundle(tmp_path, write):
 
 
 def test_truncated_file(write, make_bundle):
-    path = write(header_text(make_bundle()))
+    bundle = make_bundle()
+    path = write(header_text(bundle))
     content = path.read_bytes()
     for length in (0, 5, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match="not a whole safetensors file"):
-            read_bundle(path)
+        for read in (read_bundle, count_parameters, lambda it: read_tensors(it, bundle)):
+            with pytest.raises(ValueError, match="not a whole safetensors file"):
+                read(path)
 
 
 @pytest.mark.parametrize(
