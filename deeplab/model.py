@@ -29,12 +29,12 @@ from deeplab.spp import SPP
 from deeplab.variant import LINEAR, Network, architectures
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from deeplab.backbones import Backbone
     from deeplab.variant import Variant
 
-_FAMILIES: Final = {
+_FAMILIES: Final[dict[str, Callable[..., Backbone]]] = {
     "resnet": ResNet,
     "xception": Xception,
     "mobilenet_v2": MobileNetV2,

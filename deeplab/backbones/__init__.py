@@ -6,6 +6,7 @@ parameter. No weights are downloaded.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class Features(NamedTuple):
     """At output stride, for the context module."""
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """What the rest of DeepLab needs to know of an encoder."""
 
     low_channels: int
@@ -36,10 +37,10 @@ class Backbone(nn.Module):
     channels: int
     """C of the last map."""
 
+    @abstractmethod
     def set_output_stride(self, output_stride: int) -> None:
         """Set strides and rates anew; no parameter changes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, x: Tensor) -> Features:
         """Map images (N, bands, H, W) to the three maps."""
-        raise NotImplementedError

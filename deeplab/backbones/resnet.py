@@ -11,6 +11,7 @@ Shape letters: N batch, C channels, H and W the feature map.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
@@ -28,18 +29,18 @@ if TYPE_CHECKING:
 _TAPPED: Final = 1  # the block of the first layer that a decoder may look into
 
 
-class Block(nn.Module):
+class Block(nn.Module, ABC):
     """A residual branch added to its input, or to a projection of it."""
 
     downsample: nn.Sequential | None
 
+    @abstractmethod
     def residual(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the residual, before the addition."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_unit(self, unit: Unit) -> None:
         """Set stride and rate."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the block's result."""
