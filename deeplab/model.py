@@ -166,6 +166,10 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, bands, H, W) to logits (N, K, H, W)."""
+        return self.classify(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Map images to logits; its cells are pixels."""
         logits: Tensor = self.classifier(x)
         return logits
 

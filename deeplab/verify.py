@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from deeplab.model import DeepLab
 from deeplab.weights import load_model
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from deeplab.bundle import Bundle
+    from deeplab.model import DeepLab, Linear
 
 _SHOWN = 3
 
@@ -93,7 +93,7 @@ def _check_weights(state: dict[str, Tensor], path: str | PathLike[str]) -> None:
         )
 
 
-def _classify(model: nn.Module, bundle: Bundle) -> Tensor:
+def _classify(model: DeepLab | Linear, bundle: Bundle) -> Tensor:
     """Logits (1, K, h, w) of a tile of noise, the same noise each time.
 
     Before they are enlarged, which adds nothing and, for a stranger's tile and number
@@ -104,6 +104,4 @@ def _classify(model: nn.Module, bundle: Bundle) -> Tensor:
     mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (bundle.mean, bundle.std))
     image = (pixels - mean) / std
     with torch.inference_mode():
-        forward = model.classify if isinstance(model, DeepLab) else model
-        logits: Tensor = forward(image)
-    return logits
+        return model.classify(image)

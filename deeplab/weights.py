@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from deeplab.bundle import Bundle
+    from deeplab.model import DeepLab, Linear
 
 
 def save_bundle(
@@ -70,7 +71,7 @@ def save_bundle(
     return digest
 
 
-def load_model(path: str | PathLike[str]) -> tuple[nn.Module, Bundle]:
+def load_model(path: str | PathLike[str]) -> tuple[DeepLab | Linear, Bundle]:
     """Load a bundle: the network in float32 and evaluation mode, on the CPU.
 
     Args:
@@ -93,7 +94,7 @@ def load_model(path: str | PathLike[str]) -> tuple[nn.Module, Bundle]:
     return model.eval(), bundle
 
 
-def _build_empty(bundle: Bundle) -> nn.Module:
+def _build_empty(bundle: Bundle) -> DeepLab | Linear:
     """Build the header's network without memory for its weights."""
     with torch.device("meta"):
         return build_network(bundle.network)

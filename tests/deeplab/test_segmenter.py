@@ -264,7 +264,7 @@ def test_one_thread_owns_the_device(make_bundle):
     pixels, valid = make_image(30, 30)
     seen = set()
     model = make_linear()
-    model.register_forward_hook(
+    model.classifier.register_forward_hook(
         lambda *_: seen.add((threading.get_ident(), torch.get_num_threads()))
     )
     with Segmenter(model, make_bundle(), threads=2) as segmenter:
