@@ -111,3 +111,20 @@ def test_the_network_itself_stays_as_it_was(randomise):
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize(
+    ("choices", "is_bias"),
+    [
+        ({}, True),
+        ({"image_pool": "window", "pool_window": (3, 3)}, False),
+        ({"project_kernel": 3}, False),
+        ({"image_pool": "none"}, False),
+    ],
+)
+def test_folding_spares_the_concatenation_where_the_view_is_one_vector(choices, is_bias):
+    model = deeplab.build("deeplabv3_resnet18", classes=2, variant=Variant(**choices))
+    folded, seen = fold(model), []
+    folded.aspp.project.conv.register_forward_hook(lambda *_: seen.append("concatenated"))
+    folded(torch.randn(1, 3, 40, 41))
+    assert seen == ([] if is_bias else ["concatenated"])

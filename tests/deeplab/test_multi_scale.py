@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 import deeplab
 from deeplab.multi_scale import SCALES, multi_scale
@@ -49,6 +50,21 @@ def test_an_image_is_scaled_with_its_corners(model, x, monkeypatch):
     multi_scale(model, x, scales=(0.5, 1.0, 1.75), flip=False)
     assert sizes == [(33, 49), (65, 97), (113, 169)]
     assert multi_scale(model, x[:, :, :1, :2], scales=(0.01,)).shape == (2, 4, 1, 2)
+
+
+@torch.no_grad()
+def test_a_small_scale_is_enlarged_by_way_of_the_images_own_cells(model, x):
+    def enlarge(y, size):
+        return F.interpolate(y, size, mode="bilinear", align_corners=False)
+
+    logits = model.classify(enlarge(x, (33, 49)))
+    assert logits.shape[2:] == (9, 13)
+    # 65 and 97 pixels at stride 4 are 17 and 25 cells.
+    expected = enlarge(enlarge(logits, (17, 25)), (65, 97)).softmax(1)
+    given = multi_scale(model, x, scales=(0.5,), flip=False)
+    torch.testing.assert_close(given, expected)
+    at_once = enlarge(logits, (65, 97)).softmax(1)
+    assert not torch.allclose(at_once, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("scales", [(), (1.0, 0.0), (-1.0,)])
