@@ -4,6 +4,7 @@
     ├── InputError          2    a wrong command, path, source or bundle
     ├── RunError            2    a run folder that this command may not continue
     ├── UnfinishedError     4    not finished; the same command resumes it
+    │   └── StoreError      4    the store does not answer, or refuses for now
     └── BugError            1    ours to mend, with the traceback that shows it
     ItemError                    one input that could not be done: a dead letter
 
@@ -14,9 +15,28 @@ with dead letters; 4 not finished, resumable; 5 a check found a difference; 130 
 
 from __future__ import annotations
 
-OK = 0
-DEAD_LETTERS = 3
-DIFFERENCE = 5
+from typing import Final
+
+OK: Final = 0
+DEAD_LETTERS: Final = 3
+DIFFERENCE: Final = 5
+
+CODES: Final = {
+    "not_found": "the object is gone",
+    "forbidden": "the credentials may not read it",
+    "input_changed": "it is not the object that was planned",
+    "truncated": "fewer bytes came than the store announced, every time",
+    "corrupted": "the bytes do not match the checksum that the store holds",
+    "unreachable": "the store went on failing for this object alone",
+    "undecodable": "damaged, or no file of an allowed format",
+    "unsupported": "a sound file that this version cannot use",
+    "too_large": "more pixels, or a larger block, than the limit",
+    "timed_out": "the decoder did not end in time",
+    "crashed_decoder": "the decoder's process died of it",
+    "out_of_memory": "it did not fit in memory, even alone",
+    "crashed": "replicas died of it",
+}
+"""Why an item is a dead letter; the names are stable."""
 
 
 class AtrousError(Exception):
@@ -39,6 +59,10 @@ class UnfinishedError(AtrousError):
     exit_code = 4
 
 
+class StoreError(UnfinishedError):
+    """The store does not answer, or refuses for now; nothing is said of the object."""
+
+
 class BugError(AtrousError):
     """The program itself is wrong, or the machine it runs on."""
 
@@ -49,9 +73,7 @@ class ItemError(Exception):
     """One input that could not be done; it becomes a dead letter.
 
     Attributes:
-        code: Stable name of the reason: ``not_found``, ``forbidden``,
-            ``unreachable``, ``input_changed``, ``undecodable``, ``too_large``
-            or ``unsupported``.
+        code: Stable name of the reason, one of ``CODES``.
         message: One sentence for people.
     """
 
