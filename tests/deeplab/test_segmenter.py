@@ -232,9 +232,9 @@ class Largest(TorchDispatchMode):
 def find_largest(segmenter, pixels, valid):
     largest, forward = Largest(), segmenter._segment
 
-    def watched(cutter):
+    def watched(cutter, batch):
         with largest:
-            return forward(cutter)
+            return forward(cutter, batch)
 
     segmenter._segment = watched
     segmenter.segment(pixels, valid)
