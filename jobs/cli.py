@@ -5,59 +5,49 @@ Only click is imported at the top, so that ``atrous -h`` answers at once.
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from jobs.cli_bundle import bundle
-from jobs.cli_options import with_json, with_options, with_store
+from jobs.cli_options import (
+    read_access,
+    read_settings,
+    setting,
+    with_json,
+    with_options,
+    with_store,
+)
+from jobs.config import make_request, write_job_file
 from jobs.errors import DEAD_LETTERS, OK, AtrousError, InputError, ItemError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jobs.commands import Request
     from jobs.spec import JobName
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 _INTERRUPTED = 130
 
 
-_bundle = click.option(
-    "--bundle", required=True, help="Bundle file, local or s3://, or 'demo' for ours."
-)
-_limit = click.option("--limit", type=int, help="Take the first N items only.")
+_bundle = setting("bundle")
+_limit = setting("limit")
 _place = with_options(
-    click.option("--local", is_flag=True, help="One process, without Ray."),
-    click.option(
-        "--address",
-        metavar="ADDRESS",
-        envvar="RAY_ADDRESS",
-        show_envvar=True,
-        help="Ray cluster to join, e.g. auto.",
-    ),
-    click.option("--replicas", type=int, help="Models to hold.  [default: all that fit]"),
-    click.option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
-        default="auto",
-        help="Device.",
-    ),
-    click.option("--threads", type=int, default=1, help="CPU threads of a replica."),
-    click.option(
-        "--precision",
-        type=click.Choice(["fp32", "bf16"]),
-        default="fp32",
-        help="Arithmetic.",
-    ),
+    setting("local"),
+    setting("address", metavar="ADDRESS", envvar="RAY_ADDRESS", show_envvar=True),
+    setting("replicas"),
+    setting("device"),
 )
-_shard_items = click.option(
-    "--shard-items", type=int, default=64, help="Most images in a shard."
+_policy = with_options(
+    setting("on_error", multiple=True, metavar="[STAGE=]REACTION"),
+    setting("max_dead_letters", metavar="N|X%"),
 )
-_block = click.option("--block", type=int, default=4096, help="Block side in px.")
+_shard_items = setting("shard_items")
+_block = setting("block")
 
 
 @click.group(context_settings=_CONTEXT)
@@ -72,31 +62,39 @@ cli.add_command(bundle)
 @cli.command()
 @click.argument("source")
 @click.argument("run")
-@with_options(_bundle, _shard_items, _limit, _place, with_store)
-def label(**options: Any) -> int:  # noqa: ANN401
+@with_options(_bundle, _shard_items, _limit, _place, _policy, with_store)
+def label(source: str, run: str, **_: object) -> int:
     """Segment the images under SOURCE into the Parquet data set RUN/masks."""
-    return _start(_request("label", options))
+    return _start("label", source, run)
 
 
 @cli.command("map")
 @click.argument("source")
 @click.argument("run")
-@with_options(_bundle, _block, _limit, _place, with_store)
-def map_command(**options: Any) -> int:  # noqa: ANN401
+@with_options(_bundle, _block, _limit, _place, _policy, with_store)
+def map_command(source: str, run: str, **_: object) -> int:
     """Segment the GeoTIFFs under SOURCE into one COG each in RUN/rasters."""
-    return _start(_request("map", options))
+    return _start("map", source, run)
 
 
 @cli.command()
 @click.argument("job", type=click.Choice(["label", "map"]))
 @click.argument("source")
-@with_options(_bundle, _shard_items, _block, _limit, with_store, with_json)
-def plan(job: JobName, *, as_json: bool, **options: Any) -> int:  # noqa: ANN401
+@with_options(_bundle, _shard_items, _block, _limit, with_store)
+@click.option("--show-config", is_flag=True, help="Print the job file of this instead.")
+@with_json
+def plan(
+    job: JobName, source: str, *, show_config: bool, as_json: bool, **_: object
+) -> int:
     """Show what a job would do, without starting it."""
+    settings = read_settings(job)
+    if show_config:
+        make_request(job, source, ".", {**settings, "bundle": settings["bundle"] or "-"})
+        click.echo(json.dumps(settings) if as_json else write_job_file(job, settings))
+        return OK
     from jobs.commands import preview_plan
 
-    request = _request(job, {**options, "run": "."})
-    found = preview_plan(request)
+    found = preview_plan(make_request(job, source, ".", settings))
     if as_json:
         click.echo(json.dumps(found))
         return OK
@@ -105,21 +103,36 @@ def plan(job: JobName, *, as_json: bool, **options: Any) -> int:  # noqa: ANN401
     click.echo(f"  pixels  {found['pixels'] / 1e6:.1f} M in {found['tiles']} tiles")
     click.echo(f"  refused {found['refused']}")
     click.echo(f"  shards  {found['shards']}")
-    click.echo(
-        f"start it: atrous {job} {options['source']} RUN --bundle {options['bundle']}"
-    )
+    click.echo(f"start it: {shlex.join(['atrous', job, source, 'RUN', *_typed()])}")
     return OK
+
+
+def _typed() -> list[str]:
+    """The options of the command under way, as they were typed."""
+    context = click.get_current_context()
+    words: list[str] = []
+    for option in context.command.params:
+        name = option.name or ""
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[name]
+        if isinstance(option, click.Option):
+            for one in value if option.multiple else [value]:
+                words += (
+                    [option.opts[-1]] if option.is_flag else [option.opts[-1], str(one)]
+                )
+    return words
 
 
 @cli.command()
 @click.argument("run")
 @with_options(with_store, with_json)
-def status(run: str, *, as_json: bool, **options: Any) -> int:  # noqa: ANN401
+def status(run: str, *, as_json: bool, **_: object) -> int:
     """Show how far RUN is, from its folder alone, also while it is running."""
     from jobs.status import describe_status, read_status
-    from jobs.storage import Access, open_store, resolve
+    from jobs.storage import open_store, resolve
 
-    found = read_status(open_store(Access(**options)), resolve(run))
+    found = read_status(open_store(read_access()), resolve(run))
     click.echo(json.dumps(found) if as_json else describe_status(found))
     return OK
 
@@ -137,40 +150,18 @@ def demo(folder: str, *, replicas: int, **options: int) -> int:
     return run_demo(folder=folder, world=World(**options), replicas=replicas)
 
 
-def _request(job: JobName, options: dict[str, Any]) -> Request:
-    from jobs.commands import Request
-    from jobs.engine import Place
-    from jobs.spec import Cut
-    from jobs.storage import Access
-
-    def pick(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
-        names = [field.name for field in dataclasses.fields(kind)]
-        return {name: options[name] for name in names if name in options}
-
-    return Request(
-        job=job,
-        source=options["source"],
-        run=options["run"],
-        bundle=options["bundle"],
-        limit=options["limit"],
-        precision=options.get("precision", "fp32"),
-        cut=Cut(**pick(Cut)),
-        access=Access(**pick(Access)),
-        place=Place(**pick(Place)),
-    )
-
-
-def _start(request: Request) -> int:
+def _start(job: JobName, source: str, run: str) -> int:
+    request = make_request(job, source, run, read_settings(job))
     from jobs.commands import start
     from jobs.progress import ProgressLine
 
     summary = start(request, ProgressLine())
     dead = summary["dead_letters"]
-    where = "masks" if request.job == "label" else "rasters"
+    where = "masks" if job == "label" else "rasters"
     click.echo(f"{summary['run']}/{where}")
     if dead:
         click.echo(f"{dead} dead letters: {summary['run']}/dead_letter.parquet", err=True)
-    click.echo(f"look at it: atrous status {request.run}", err=True)
+    click.echo(f"look at it: atrous status {run}", err=True)
     return DEAD_LETTERS if dead else OK
 
 

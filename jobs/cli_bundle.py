@@ -11,6 +11,7 @@ import click
 from jobs.cli_options import (
     names,
     numbers,
+    read_access,
     whole_numbers,
     with_json,
     with_options,
@@ -121,13 +122,12 @@ def import_command(*, as_json: bool, output_stride: str | None, **asked: Any) ->
 @bundle.command()
 @click.argument("file")
 @with_options(with_store, with_json)
-def show(file: str, *, as_json: bool, **access: Any) -> int:  # noqa: ANN401
+def show(file: str, *, as_json: bool, **_: object) -> int:
     """Show all that the bundle FILE says of itself; 'demo' is ours."""
     from jobs.bundle_commands import show_bundle
     from jobs.bundle_text import describe_bundle
-    from jobs.storage import Access
 
-    found = show_bundle(file, Access(**access))
+    found = show_bundle(file, read_access())
     click.echo(_dump(found) if as_json else describe_bundle(found, file))
     return OK
 
@@ -135,13 +135,12 @@ def show(file: str, *, as_json: bool, **access: Any) -> int:  # noqa: ANN401
 @bundle.command()
 @click.argument("file")
 @with_options(with_store, with_json)
-def verify(file: str, *, as_json: bool, **access: Any) -> int:  # noqa: ANN401
+def verify(file: str, *, as_json: bool, **_: object) -> int:
     """Check that the bundle FILE is whole and its network computes."""
     from jobs.bundle_commands import verify_bundle
     from jobs.bundle_text import describe_verified
-    from jobs.storage import Access
 
-    found = verify_bundle(file, Access(**access))
+    found = verify_bundle(file, read_access())
     click.echo(_dump(found) if as_json else describe_verified(found))
     for note in found.get("notes", ()):
         click.echo(f"note: {note}", err=True)
@@ -156,13 +155,12 @@ def verify(file: str, *, as_json: bool, **access: Any) -> int:  # noqa: ANN401
     with_store,
     with_json,
 )
-def export(file: str, out: str, *, batch: int, as_json: bool, **access: Any) -> int:  # noqa: ANN401
+def export(file: str, out: str, *, batch: int, as_json: bool, **_: object) -> int:
     """Write the bundle FILE for ONNX or torch.export, and compare the logits."""
     from jobs.bundle_commands import export_bundle
     from jobs.bundle_text import describe_exported
-    from jobs.storage import Access
 
-    found = export_bundle(file, out, Access(**access), batch=batch)
+    found = export_bundle(file, out, read_access(), batch=batch)
     click.echo(_dump(found) if as_json else describe_exported(found))
     return OK
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from jobs.config import make_access, resolve_settings
+from jobs.settings import FLAG, SETTINGS, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from jobs.storage import Access
 
 Value = TypeVar("Value")
 
@@ -45,9 +51,56 @@ def _read_list(text: str, kind: Callable[[str], Value], wanted: str) -> tuple[Va
         raise click.BadParameter(f"{text!r} must be {wanted}") from error
 
 
+def setting(name: str, **more: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - click's own
+    """The flag of a setting."""
+    one = SETTINGS[name]
+    if one.kind is FLAG:
+        more["is_flag"] = True
+    elif one.kind.choices:
+        more["type"] = click.Choice(one.kind.choices)
+    else:
+        more["type"] = int if one.kind is WHOLE else str
+    if "multiple" not in more:
+        more["default"] = one.default
+    return click.option(f"--{name.replace('_', '-')}", help=one.about, **more)
+
+
+def read_settings(command: str) -> dict[str, Any]:
+    """The settings of the command under way, however they were given.
+
+    Args:
+        command: ``label`` or ``map``; for any other, how to reach the store is all.
+
+    Raises:
+        InputError: One of them is wrong.
+    """
+    context = click.get_current_context()
+    given: dict[ParameterSource | None, dict[str, Any]] = {}
+    for name, value in context.params.items():
+        if name in SETTINGS:
+            given.setdefault(context.get_parameter_source(name), {})[name] = value
+    return resolve_settings(
+        command,
+        context.params["config"],
+        flags=given.get(ParameterSource.COMMANDLINE, {}),
+        environment=given.get(ParameterSource.ENVIRONMENT),
+    )
+
+
+def read_access() -> Access:
+    """How the command under way is to reach the store."""
+    return make_access(read_settings(click.get_current_context().info_name or ""))
+
+
 with_store = with_options(
-    click.option("--endpoint-url", metavar="URL", help="S3 server other than AWS."),
-    click.option("--anon", is_flag=True, help="Send unsigned S3 requests."),
-    click.option("--requester-pays", is_flag=True, help="Accept to be billed for reads."),
+    setting("endpoint_url", metavar="URL"),
+    setting("anon"),
+    click.option(
+        "-c",
+        "--config",
+        multiple=True,
+        metavar="FILE|NAME=VALUE",
+        help="Job file, or one setting; the last wins, and a flag over all.",
+    ),
 )
 with_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cluster.outcomes import NoCapacityError, WorkerBugError
 from deeplab.tiles import TileGrid
-from jobs.bundle_file import load_bundle
+from jobs.bundle_file import DEMO_BUNDLE, load_bundle
 from jobs.engine import Place, open_engine
 from jobs.errors import BugError, InputError, UnfinishedError
 from jobs.folder import check_free
@@ -20,7 +20,7 @@ from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
 from jobs.prefetch import map_ahead
 from jobs.runner import run
-from jobs.spec import Compute, Cut, JobName, Precision, Spec
+from jobs.spec import Compute, Cut, Device, JobName, Limits, Policy, Precision, Spec
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Request:
     cut: Cut = field(default_factory=Cut)
     access: Access = field(default_factory=Access)
     place: Place = field(default_factory=Place)
+    policy: Policy = field(default_factory=Policy)
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -62,10 +64,7 @@ def start(request: Request, progress: Progress) -> dict[str, Any]:
     store.require(resolve(request.source))
     check_free(store, resolve(request.run))
     with open_engine(request.place) as (engine, device):
-        compute = Compute(
-            device=device, precision=request.precision, threads=request.place.threads
-        )
-        spec = make_spec(request, bundle, compute)
+        spec = make_spec(request, bundle, make_compute(request, device))
         return start_on(engine, spec, data, progress)
 
 
@@ -80,8 +79,16 @@ def start_on(engine: Engine, spec: Spec, data: bytes, progress: Progress) -> dic
         raise BugError(f"a replica failed, please report this:\n{error}") from error
 
 
+def make_compute(request: Request, device: Device) -> Compute:
+    """How to compute a request on the device that was found."""
+    return Compute(
+        device=device, precision=request.precision, threads=request.place.threads
+    )
+
+
 def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
     """Turn a request into a spec with absolute locations."""
+    named = request.bundle
     return Spec(
         job=request.job,
         source=resolve(request.source),
@@ -91,6 +98,9 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         compute=compute,
         cut=request.cut,
         access=request.access,
+        policy=request.policy,
+        limits=request.limits,
+        bundle_location=named if named == DEMO_BUNDLE else resolve(named),
     )
 
 

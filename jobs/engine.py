@@ -37,6 +37,16 @@ class Place:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
+    """CPUs that each replica takes."""
+
+    patience_s: float = 900.0
+    """How long the cluster may be down."""
+
+    capacity_timeout_s: float = 300.0
+    """How long to wait for room for a replica."""
+
+    allow_unauthenticated: bool = False
+    """Join a remote cluster that asks nobody for a token."""
 
     def __post_init__(self) -> None:
         """Check the limits."""

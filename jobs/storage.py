@@ -14,7 +14,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import s3fs
@@ -55,6 +55,9 @@ class Access:
 
     requester_pays: bool = False
     """Accept that the reader is billed."""
+
+    commit: Literal["conditional", "single-driver"] = "conditional"
+    """How objects are created once; single-driver asks first, and no store to help."""
 
     def __post_init__(self) -> None:
         """Check the endpoint."""

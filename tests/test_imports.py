@@ -45,7 +45,7 @@ DISTRIBUTIONS = {"PIL": "pillow"}
 FLOORS = (  # from the ground up: a module imports its own floor and those below
     ("jobs.errors", "jobs.disk"),
     ("jobs.storage", "jobs.shards", "jobs.windows", "jobs.prefetch", "jobs.scene"),
-    ("jobs.spec", "jobs.ledger", "jobs.plan"),
+    ("jobs.spec", "jobs.settings", "jobs.ledger", "jobs.plan"),
     (
         "jobs.job",
         "jobs.bundle_file",
@@ -58,7 +58,7 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
     ("jobs.worker", "jobs.progress", "jobs.status"),
     ("jobs.runner",),
     ("jobs.engine", "jobs.label_job", "jobs.map_job"),
-    ("jobs.commands", "jobs.bundle_commands", "jobs.bundle_text"),
+    ("jobs.commands", "jobs.config", "jobs.bundle_commands", "jobs.bundle_text"),
     ("jobs.demo",),
     ("jobs.cli",),
 )

@@ -230,7 +230,7 @@ def test_a_wrong_block_is_one_line(run, bundle, images):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--threads", 0), "threads must be at least 1, got 0"),
+        (("-c", "threads=0"), "threads must be at least 1, got 0"),
         (("--replicas", 0), "replicas must be at least 1, got 0"),
         (("--local", "--replicas", 2), "--local has one replica, got --replicas 2"),
     ],
@@ -408,8 +408,8 @@ def test_a_run_says_where_its_output_is(run, images, monkeypatch, dead, code):
         7,
         "--replicas",
         2,
-        "--threads",
-        3,
+        "-c",
+        "threads=3",
         "--anon",
     )
     found, out, err = run("label", images, "RUN", *options, "--limit", 5)

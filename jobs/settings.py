@@ -1,0 +1,245 @@
+"""What can be set: the name of each setting, what it may be, and what it means.
+
+A setting is a flag, a line of a job file, or both; each is described here alone.
+Credentials are never among them: they come from where the AWS tools find them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.errors import InputError
+from jobs.spec import REACTIONS, STAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_TIME: Final = re.compile(r"(\d+(?:\.\d+)?) ?([smhd]?)")
+_PERCENT: Final = re.compile(r"\d+(?:\.\d+)?%")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What a setting may be."""
+
+    allowed: str
+    """For people: what stands after "must be"."""
+
+    parse: Callable[[str], Any]
+    """Read text, as it stands behind a flag; ValueError or KeyError if it is wrong."""
+
+    read: Callable[[Any], Any]
+    """Read a value of a job file; one of several errors if it is wrong."""
+
+    choices: tuple[str, ...] = ()
+    """All there is to choose from."""
+
+
+def _exactly(kind: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:  # noqa: ANN401 - any value of a file
+        if type(value) is not kind:  # true is an int as well
+            raise TypeError
+        return value
+
+    return read
+
+
+def _choice(*names: str) -> Kind:
+    def parse(text: str) -> str:
+        return names[names.index(text)]
+
+    allowed = f"{', '.join(names[:-1])} or {names[-1]}"
+    return Kind(allowed=allowed, parse=parse, read=parse, choices=names)
+
+
+def _parse_seconds(text: str) -> float:
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError
+    return _read_seconds(float(match[1]) * _UNITS[match[2]])
+
+
+def _read_seconds(value: Any) -> float:  # noqa: ANN401
+    if isinstance(value, str):
+        return _parse_seconds(value)
+    if isinstance(value, bool) or not (math.isfinite(value) and value >= 0):
+        raise ValueError
+    return float(value)
+
+
+def _parse_share(text: str) -> int | str:
+    return text if _PERCENT.fullmatch(text) else int(text)
+
+
+def _read_share(value: Any) -> int | str:  # noqa: ANN401
+    return _parse_share(value) if isinstance(value, str) else _exactly(int)(value)
+
+
+def _parse_reactions(text: str) -> tuple[str, ...]:
+    return _read_reactions(text.split(","))
+
+
+def _read_reactions(value: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """All stages with their reaction; of two that name a stage the later one wins."""
+    found = dict.fromkeys(STAGES, REACTIONS[0])
+    for text in [value] if isinstance(value, str) else value:
+        *stages, reaction = (part.strip() for part in text.rsplit("=", 1))
+        chosen = REACTIONS[REACTIONS.index(reaction)]
+        for stage in stages or STAGES:
+            found[STAGES[STAGES.index(stage)]] = chosen
+    return tuple(f"{stage}={reaction}" for stage, reaction in found.items())
+
+
+FLAG: Final = Kind(
+    allowed="true or false",
+    parse=lambda text: {"true": True, "false": False}[text],
+    read=_exactly(bool),
+)
+WHOLE: Final = Kind(allowed="a whole number", parse=int, read=_exactly(int))
+TEXT: Final = Kind(allowed="text", parse=str, read=_exactly(str))
+SECONDS: Final = Kind(
+    allowed="seconds, or a time such as 90s, 15m or 2h",
+    parse=_parse_seconds,
+    read=_read_seconds,
+)
+SHARE: Final = Kind(
+    allowed="a whole number, or a share of the items such as 1%",
+    parse=_parse_share,
+    read=_read_share,
+)
+REACTION: Final = Kind(
+    allowed="[STAGE=]dead-letter or [STAGE=]stop, and STAGE plan, read or segment",
+    parse=_parse_reactions,
+    read=_read_reactions,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One thing that can be set."""
+
+    kind: Kind
+    about: str
+    """What it means, in a line."""
+
+    default: Any = None
+    """As ``read`` gives it; None where there is none."""
+
+
+SETTINGS: Final = {
+    "bundle": Setting(kind=TEXT, about="Bundle file, local or s3://, or 'demo' for ours."),
+    "limit": Setting(kind=WHOLE, about="Take the first N items only."),
+    "shard_items": Setting(kind=WHOLE, default=64, about="Most images in a shard."),
+    "shard_bytes": Setting(
+        kind=WHOLE, default=256 * 2**20, about="Most bytes of image files in a shard."
+    ),
+    "block": Setting(kind=WHOLE, default=4096, about="Block side in px."),
+    "local": Setting(kind=FLAG, default=False, about="One process, without Ray."),
+    "address": Setting(kind=TEXT, about="Ray cluster to join, e.g. auto."),
+    "replicas": Setting(kind=WHOLE, about="Models to hold.  [default: all that fit]"),
+    "device": Setting(kind=_choice("auto", "cpu", "cuda"), default="auto", about="Device."),
+    "threads": Setting(kind=WHOLE, default=1, about="CPU threads of a replica."),
+    "precision": Setting(
+        kind=_choice("fp32", "bf16"), default="fp32", about="Arithmetic: fp32 or bf16."
+    ),
+    "endpoint_url": Setting(kind=TEXT, about="S3 server other than AWS."),
+    "anon": Setting(kind=FLAG, default=False, about="Send unsigned S3 requests."),
+    "requester_pays": Setting(
+        kind=FLAG, default=False, about="Accept to be billed for reads."
+    ),
+    "commit": Setting(
+        kind=_choice("conditional", "single-driver"),
+        default="conditional",
+        about="single-driver: for a store without conditional writes or a file system "
+        "without hard links; then never start a run twice at once.",
+    ),
+    "on_error": Setting(
+        kind=REACTION,
+        default=_read_reactions(()),
+        about="What an error of an item does: dead-letter or stop; STAGE is plan, read "
+        "or segment.  [default: dead-letter]",
+    ),
+    "max_dead_letters": Setting(
+        kind=SHARE, about="Most dead letters before the run stops; 1% is of the items."
+    ),
+    "patience": Setting(
+        kind=SECONDS,
+        default=900.0,
+        about="How long the store or the cluster may be down before the run stops.",
+    ),
+    "capacity_timeout": Setting(
+        kind=SECONDS, default=300.0, about="How long to wait for room for a replica."
+    ),
+    "decode_timeout": Setting(
+        kind=SECONDS, default=10.0, about="Most time to decode one image."
+    ),
+    "max_pixels": Setting(
+        kind=WHOLE, default=100_000_000, about="Most pixels of an image to decode."
+    ),
+    "allow_unauthenticated": Setting(
+        kind=FLAG,
+        default=False,
+        about="Join a remote Ray cluster though it asks nobody for a token.",
+    ),
+}
+"""By the name of the flag, with underscores; without a flag, by that in a job file."""
+
+ACCESS: Final = ("endpoint_url", "anon", "requester_pays", "commit")
+PLACE: Final = (
+    "local",
+    "address",
+    "replicas",
+    "device",
+    "threads",
+    "patience",
+    "capacity_timeout",
+    "allow_unauthenticated",
+)
+POLICY: Final = ("on_error", "max_dead_letters")
+LIMITS: Final = ("decode_timeout", "max_pixels")
+
+_RUN: Final = (*PLACE, "precision", *ACCESS, *POLICY, *LIMITS)
+
+COMMANDS: Final = {
+    "label": ("bundle", "limit", "shard_items", "shard_bytes", *_RUN),
+    "map": ("bundle", "limit", "block", *_RUN),
+}
+"""What each command lets one set; any other takes ``ACCESS`` alone."""
+
+
+def read_setting(name: str, value: object, where: str) -> Any:  # noqa: ANN401
+    """A setting's value, of text or as a job file holds it.
+
+    Args:
+        name: One of ``SETTINGS``.
+        value: What was given.
+        where: Ends the sentence that refuses it, e.g. `` in job.toml``.
+
+    Raises:
+        InputError: It is of another kind, or none of the choices.
+    """
+    try:
+        return SETTINGS[name].kind.read(value)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        raise _refusal(name, value, where) from None
+
+
+def parse_setting(name: str, text: str, where: str = "") -> Any:  # noqa: ANN401
+    """A setting's value, of the text that stands behind ``NAME=``.
+
+    Raises:
+        InputError: As in ``read_setting``.
+    """
+    try:
+        return SETTINGS[name].kind.parse(text)
+    except (ValueError, KeyError):
+        raise _refusal(name, text, where) from None
+
+
+def _refusal(name: str, value: object, where: str) -> InputError:
+    shown = str(value).lower() if isinstance(value, bool) else repr(value)
+    return InputError(f"{name} must be {SETTINGS[name].kind.allowed}, got {shown}{where}")
