@@ -87,7 +87,7 @@ def _read_reactions(value: Any) -> tuple[str, ...]:  # noqa: ANN401
     """All stages with their reaction; of two that name a stage the later one wins."""
     found = dict.fromkeys(STAGES, REACTIONS[0])
     for text in [value] if isinstance(value, str) else value:
-        *stages, reaction = (part.strip() for part in text.rsplit("=", 1))
+        *stages, reaction = (part.strip() for part in str.rsplit(text, "=", 1))
         chosen = REACTIONS[REACTIONS.index(reaction)]
         for stage in stages or STAGES:
             found[STAGES[STAGES.index(stage)]] = chosen
