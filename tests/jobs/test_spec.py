@@ -1,25 +1,162 @@
-from dataclasses import replace
+from collections import Counter
+from dataclasses import fields, replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from deeplab.bundle import Bundle
 from jobs import spec as spec_module
-from jobs.spec import Compute
+from jobs.commands import Request, make_compute
+from jobs.commands import make_spec as make_spec_of
+from jobs.engine import Place, open_engine
+from jobs.errors import InputError
+from jobs.ledger import DeadLetter
+from jobs.spec import STAGES, Compute, Cut, Limits, Policy, Spec
 from jobs.storage import Access
 
+RESULT, RUN, NEUTRAL, PARTS = "result", "run", "neutral", "parts"
+"""What another value of a field makes of a run: other results; another run, whose
+results may be equal; the same run. A field of parts is the table's other rows."""
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"job": "map"},
-        {"device": "cuda"},
-        {"precision": "bf16"},
-        {"threads": 2},
-    ],
-    ids=str,
-)
-def test_what_changes_results_changes_the_fingerprint(make_spec, change):
-    assert make_spec(**change).fingerprint("plan") != make_spec().fingerprint("plan")
-    assert make_spec(**change).identity() != make_spec().identity()
+FIELDS = {
+    Request: {
+        "job": (RESULT, "map"),
+        "source": (RUN, "/elsewhere"),
+        "run": (NEUTRAL, "/elsewhere"),
+        "bundle": (NEUTRAL, "/elsewhere"),  # only its name: see Spec.bundle
+        "precision": (RESULT, "bf16"),
+        "limit": (RUN, 3),
+        "cut": (PARTS, Cut),
+        "access": (PARTS, Access),
+        "place": (PARTS, Place),
+        "policy": (PARTS, Policy),
+        "limits": (PARTS, Limits),
+    },
+    Spec: {
+        "job": (RESULT, "map"),
+        "source": (RUN, "/elsewhere"),
+        "limit": (RUN, 3),
+        "run": (NEUTRAL, "/elsewhere"),
+        "bundle": (PARTS, Bundle),
+        "compute": (PARTS, Compute),
+        "cut": (PARTS, Cut),
+        "access": (PARTS, Access),
+        "policy": (PARTS, Policy),
+        "limits": (PARTS, Limits),
+        "bundle_location": (NEUTRAL, "/elsewhere"),
+    },
+    Compute: {
+        "device": (RESULT, "cuda"),
+        "precision": (RESULT, "bf16"),
+        "threads": (RESULT, 2),
+    },
+    Cut: {
+        "shard_items": (NEUTRAL, 7),
+        "shard_bytes": (NEUTRAL, 7),
+        "block": (NEUTRAL, 512),
+    },
+    Access: {
+        "endpoint_url": (NEUTRAL, "http://127.0.0.1:9000"),
+        "anon": (NEUTRAL, True),
+        "requester_pays": (NEUTRAL, True),
+        "commit": (NEUTRAL, "single-driver"),
+    },
+    Place: {
+        "local": (NEUTRAL, False),
+        "address": (NEUTRAL, "auto"),
+        "replicas": (NEUTRAL, 1),
+        "device": (RESULT, "cuda"),
+        "threads": (RESULT, 2),
+        "patience_s": (NEUTRAL, 1.0),
+        "capacity_timeout_s": (NEUTRAL, 1.0),
+        "allow_unauthenticated": (NEUTRAL, True),
+    },
+    Policy: {
+        "on_error": (NEUTRAL, (("read", "stop"),)),
+        "max_dead_letters": (NEUTRAL, 0),
+        "max_dead_percent": (NEUTRAL, 0.5),
+        "patience_s": (NEUTRAL, 1.0),
+    },
+    Limits: {
+        "seconds": (NEUTRAL, 1.0),
+        "max_pixels": (NEUTRAL, 9),
+    },
+}
+"""Every field of what is asked for, and of what a run is."""
+
+ROWS = [
+    (kind, name, effect, value)
+    for kind, fields in FIELDS.items()
+    for name, (effect, value) in fields.items()
+    if effect != PARTS
+]
+
+
+@pytest.mark.parametrize("kind", FIELDS, ids=lambda kind: kind.__name__)
+def test_the_table_names_every_field(kind):
+    assert FIELDS[kind].keys() == {field.name for field in fields(kind)}
+
+
+def test_every_part_is_in_the_table():
+    parts = {
+        value
+        for rows in FIELDS.values()
+        for effect, value in rows.values()
+        if effect == PARTS
+    }
+    assert parts == FIELDS.keys() - {Spec, Request} | {Bundle}
+
+
+@pytest.fixture
+def make_run(make_bundle, tmp_path):
+    """The spec of a request; a field of any kind in the table may be another."""
+
+    def make(kind=None, name="", value=None):
+        changed = []
+
+        def change(found):
+            if type(found) is not kind:
+                return found
+            assert getattr(found, name) != value, "this row would show nothing"
+            changed.append(found)
+            return replace(found, **{name: value})
+
+        request = change(
+            Request(
+                job="label",
+                source=str(tmp_path / "source"),
+                run=str(tmp_path / "run"),
+                bundle=str(tmp_path / "net"),
+                cut=change(Cut()),
+                access=change(Access()),
+                place=change(Place(local=True, device="cpu")),
+                policy=change(Policy()),
+                limits=change(Limits()),
+            )
+        )
+        # Where there is no cluster, the device is the one that was asked for.
+        with open_engine(replace(request.place, local=True)) as (_, device):
+            compute = change(make_compute(request, device))
+        spec = change(make_spec_of(request, make_bundle(), compute))
+        assert len(changed) == (kind is not None)
+        return spec
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "name", "effect", "value"), ROWS, ids=str)
+def test_what_is_asked_for_has_the_effect_that_it_should(
+    make_run, kind, name, effect, value
+):
+    before, after = make_run(), make_run(kind, name, value)
+    same_results = after.fingerprint("plan") == before.fingerprint("plan")
+    same_run = after.identity() == before.identity()
+    assert (same_results, same_run) == {
+        RESULT: (False, False),
+        RUN: (True, False),
+        NEUTRAL: (True, True),
+    }[effect]
 
 
 @pytest.mark.parametrize(
@@ -62,30 +199,6 @@ def test_the_planned_items_are_in_the_fingerprint(make_spec):
     assert make_spec().fingerprint("one") != make_spec().fingerprint("another")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"shard_items": 7},
-        {"shard_bytes": 7},
-        {"block": 512},
-        {"run": "/elsewhere"},
-        {"access": Access(endpoint_url="http://127.0.0.1:9000")},
-        {"access": Access(anon=True)},
-        {"access": Access(requester_pays=True)},
-    ],
-    ids=str,
-)
-def test_what_is_neutral_changes_nothing(make_spec, change):
-    assert make_spec(**change).fingerprint("plan") == make_spec().fingerprint("plan")
-    assert make_spec(**change).identity() == make_spec().identity()
-
-
-@pytest.mark.parametrize("change", [{"source": "/elsewhere"}, {"limit": 3}], ids=str)
-def test_another_source_is_another_run_though_results_may_be_equal(make_spec, change):
-    assert make_spec(**change).identity() != make_spec().identity()
-    assert make_spec(**change).fingerprint("plan") == make_spec().fingerprint("plan")
-
-
 def test_fingerprint_is_the_same_every_time(make_spec):
     fingerprint = make_spec().fingerprint("plan")
     assert fingerprint == replace(make_spec()).fingerprint("plan")
@@ -100,3 +213,116 @@ def test_batch_belongs_to_the_device():
 
 def test_batch_is_in_the_identity(make_spec):
     assert make_spec(device="cuda").identity()["batch"] == 16
+
+
+# What is asked for becomes a spec
+
+
+def test_a_spec_holds_what_was_asked_for(make_bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    policy, limits = Policy(max_dead_letters=3), Limits(seconds=1, max_pixels=9)
+    request = Request(
+        job="map", source="a", run="b", bundle="net", policy=policy, limits=limits
+    )
+    spec = make_spec_of(request, make_bundle(), Compute())
+    assert (spec.policy, spec.limits) == (policy, limits)
+    assert spec.bundle_location == str(tmp_path / "net")
+
+
+@pytest.mark.parametrize("location", ["demo", "s3://models/net.safetensors"])
+def test_where_the_bundle_lies_is_remembered(make_bundle, location):
+    request = Request(job="map", source="a", run="b", bundle=location)
+    spec = make_spec_of(request, make_bundle(), Compute())
+    assert spec.bundle_location == location
+
+
+# When a run gives up
+
+
+def letter(stage):
+    return DeadLetter(
+        uri="s3://b/a.png", key="a.png", stage=stage, code="undecodable", message="cut off"
+    )
+
+
+def test_a_run_goes_on_unless_it_was_told_to_stop():
+    many = Counter(dict.fromkeys(STAGES, 10**6))
+    assert Policy().verdict(many, letter("read"), 1) is None
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_can_stop_the_run(stage):
+    policy = Policy(on_error=((stage, "stop"),))
+    assert policy.verdict(Counter(), None, 9) is None
+    others = Counter(dict.fromkeys(set(STAGES) - {stage}, 5))
+    assert policy.verdict(others, None, 9) is None
+    found = Counter({stage: 1})
+    end = (
+        ", where --on-error says to stop; look at dead_letter.parquet in the run folder, "
+        f"then run atrous retry, or give --on-error {stage}=dead-letter"
+    )
+    assert policy.verdict(found, letter(stage), 9) == (
+        f"s3://b/a.png failed at stage {stage} (undecodable: cut off){end}"
+    )
+    assert policy.verdict(found, None, 9) == f"1 dead letter at stage {stage}{end}"
+    # The newest is of another stage, so it is not the one that stops the run.
+    stranger = letter(next(one for one in STAGES if one != stage))
+    both = others + Counter({stage: 2})
+    assert policy.verdict(both, stranger, 9) == f"2 dead letters at stage {stage}{end}"
+
+
+def test_a_stage_that_may_go_on_does():
+    policy = Policy(on_error=(("read", "dead-letter"), ("segment", "stop")))
+    assert policy.verdict(Counter(read=5), letter("read"), 9) is None
+    assert policy.verdict(Counter(read=5, segment=1), letter("read"), 9) is not None
+
+
+@pytest.mark.parametrize("most", [0, 1, 7])
+def test_dead_letters_can_be_counted(most):
+    policy = Policy(max_dead_letters=most)
+    assert policy.verdict(Counter(read=most), letter("read"), 1) is None
+    assert policy.verdict(Counter(read=most, plan=1), letter("plan"), 10**9) == (
+        f"{most + 1} dead letter{'s' if most else ''} so far, --max-dead-letters allows "
+        f"{most}; look at dead_letter.parquet in the run folder, then raise "
+        "--max-dead-letters, or run atrous retry"
+    )
+
+
+def test_a_share_of_the_items_can_be_dead():
+    policy = Policy(max_dead_percent=2.5)
+    assert policy.verdict(Counter(read=2, segment=3), None, 200) is None
+    assert "6 dead letters so far, --max-dead-letters allows 2.5% of 200 items;" in (
+        policy.verdict(Counter(read=3, segment=3), None, 200) or ""
+    )
+    assert Policy(max_dead_percent=0).verdict(Counter(), None, 0) is None
+    assert Policy(max_dead_percent=0).verdict(Counter(plan=1), None, 9) is not None
+    assert Policy(max_dead_percent=100).verdict(Counter(plan=9), None, 9) is None
+
+
+@given(
+    basis_points=st.integers(0, 10_000),
+    items=st.integers(1, 10**9),
+    letters=st.integers(0, 10**6),
+)
+def test_shares_are_exact(basis_points, items, letters):
+    policy = Policy(max_dead_percent=basis_points / 100)
+    stops = policy.verdict(Counter(read=letters), None, items) is not None
+    assert stops == (letters * 10_000 > basis_points * items)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Policy(max_dead_letters=-1), "--max-dead-letters must be at least 0"),
+        (lambda: Policy(max_dead_percent=100.5), "from 0% to 100%, got 100.5%"),
+        (lambda: Policy(max_dead_percent=-1), "from 0% to 100%, got -1%"),
+        (lambda: Policy(patience_s=-1), "patience must be at least 0 s, got -1"),
+        (lambda: Policy(patience_s=float("nan")), "patience must be at least 0 s, got nan"),
+        (lambda: Limits(seconds=0), "decode_timeout must be more than 0 s, got 0"),
+        (lambda: Limits(seconds=float("nan")), "decode_timeout must be more than 0 s"),
+        (lambda: Limits(max_pixels=0), "max_pixels must be at least 1, got 0"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(make, words):
+    with pytest.raises(InputError, match=words):
+        make()
