@@ -24,13 +24,14 @@ from jobs.spec import Compute, Cut, Device, JobName, Limits, Policy, Precision, 
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from deeplab.bundle import Bundle
+    from jobs.job import Job
     from jobs.runner import Engine, Progress
     from jobs.shards import Shard
 
-JOBS: Final = {"label": LabelJob, "map": MapJob}
+JOBS: Final[dict[JobName, Callable[..., Job]]] = {"label": LabelJob, "map": MapJob}
 
 _HEADER_READERS: Final = 16
 
@@ -70,9 +71,16 @@ def start(request: Request, progress: Progress) -> dict[str, Any]:
 
 def start_on(engine: Engine, spec: Spec, data: bytes, progress: Progress) -> dict[str, Any]:
     """Run a job on an engine that is open already."""
+    with stoppable():
+        return run(JOBS[spec.job], spec, bundle=data, engine=engine, progress=progress)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let a run end on SIGTERM, and say what its pool says to the user."""
     try:
         with _terminable():
-            return run(JOBS[spec.job], spec, bundle=data, engine=engine, progress=progress)
+            yield
     except NoCapacityError as error:
         raise UnfinishedError(f"{error}; the same command tries again") from error
     except WorkerBugError as error:
