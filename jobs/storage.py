@@ -1,9 +1,11 @@
 """Objects in a local folder or an S3 bucket, behind one small face.
 
 What counts is ``create``: an object appears whole or not at all, and the first
-writer wins. On S3 that is ``If-None-Match: *``; on a local file system it is a
-temporary file, fsync, ``os.link`` (which refuses an existing name) and fsync of
-the folder. A location is an absolute local path or ``s3://bucket/key``.
+writer wins. ``jobs.s3`` and ``jobs.disk`` say how. A location is an absolute local
+path or ``s3://bucket/key``.
+
+A read raises an ``ItemError`` for what is certain about the object: it is gone,
+forbidden, another one, cut short or damaged. Whatever may pass is a ``StoreError``.
 """
 
 from __future__ import annotations
@@ -12,35 +14,39 @@ import contextlib
 import functools
 import os
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
-import s3fs
-from aiohttp import ClientError
-from botocore.exceptions import BotoCoreError
-from fsspec.asyn import sync
 from fsspec.utils import glob_translate
 
-from jobs.disk import (
-    Object,
-    create_file,
-    create_file_from,
-    find_files,
-    stat_file,
-    write_beside,
-)
-from jobs.errors import InputError, ItemError
+from jobs.disk import Disk, Object, changed
+from jobs.errors import InputError, ItemError, RunError, StoreError
+from jobs.patience import Patience
+from jobs.s3 import Buckets, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+__all__ = [
+    "S3",
+    "Access",
+    "Object",
+    "Patience",
+    "Store",
+    "Upload",
+    "changed",
+    "join",
+    "open_store",
+    "resolve",
+]
+
 S3: Final = "s3://"
-_TIMEOUTS: Final = {"connect_timeout": 5, "read_timeout": 30}
-_CHANGED: Final = {"PreconditionFailed", "412"}
-_CHUNK: Final = 16 * 2**20
 _MAGIC: Final = re.compile(r"[*?[]")
+_PARTIAL: Final = 206
+_PROBE: Final = b"a store that keeps what it is given"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +63,8 @@ class Access:
     """Accept that the reader is billed."""
 
     commit: Literal["conditional", "single-driver"] = "conditional"
-    """How objects are created once; single-driver asks first, and no store to help."""
+    """Who sees to it that an object is created once: the store, whoever writes; or a
+    look before the write, which is enough where one driver alone runs."""
 
     def __post_init__(self) -> None:
         """Check the endpoint."""
@@ -93,44 +100,45 @@ def open_store(access: Access) -> Store:
 class Store:
     """Reads, lists and creates objects. Safe to use from many threads."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, patience: Patience | None = None) -> None:
         """Remember how to reach S3; nothing is contacted yet."""
         self._access = access
+        self._disk = Disk(linked=access.commit == "conditional")
+        self._buckets = Buckets(access, patience or Patience())
 
-    @functools.cached_property
-    def _s3(self) -> s3fs.S3FileSystem:
-        access = self._access
-        return s3fs.S3FileSystem(
-            anon=access.anon,
-            requester_pays=access.requester_pays,
-            endpoint_url=access.endpoint_url,
-            config_kwargs=_TIMEOUTS,
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
+    def _of(self, uri: str) -> Disk | Buckets:
+        return self._buckets if uri.startswith(S3) else self._disk
+
+    # What is there
 
     def find(self, prefix: str) -> list[Object]:
         """All objects at or below a location, in URI order.
 
         Raises:
-            InputError: The store refuses the listing.
+            InputError: The location may not be listed.
+            StoreError: The store does not answer.
         """
-        try:
-            with _boto_errors():
-                remote = prefix.startswith(S3)
-                found = self._find_s3(prefix) if remote else find_files(prefix)
-            return sorted(found, key=lambda one: one.uri)
-        except PermissionError as error:
-            raise InputError(
-                f"{prefix} may not be listed ({error}); check the credentials or --anon"
-            ) from error
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise InputError(
-                f"{prefix} cannot be listed: {error}; check the path, the credentials, "
-                "--anon and --endpoint-url"
-            ) from error
+        return sorted(self.iterate(prefix), key=lambda one: one.uri)
+
+    def iterate(self, prefix: str) -> Iterator[Object]:
+        """The objects at or below a location, one page in memory.
+
+        Those of a bucket come in the order of their keys, files sorted by folder.
+
+        Raises:
+            InputError: The location may not be listed.
+            StoreError: The store does not answer.
+        """
+        return self._of(prefix).iterate(prefix)
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly below a location, sorted.
+
+        Raises:
+            InputError: The location may not be listed.
+            StoreError: The store does not answer.
+        """
+        return self._of(prefix).folders(prefix)
 
     def require(self, location: str) -> None:
         """Refuse a local path that is not there, before anything costly starts.
@@ -168,72 +176,16 @@ class Store:
         except ItemError:
             return False
 
-    def _find_s3(self, prefix: str) -> list[Object]:
-        listing = self._s3.find(prefix, detail=True)
-        return [
-            Object(uri=S3 + name, size=entry["size"], etag=entry["ETag"].strip('"'))
-            for name, entry in listing.items()
-            if entry["type"] == "file" and not name.endswith("/")
-        ]
+    # Reading
 
     def stat(self, uri: str) -> Object:
-        """Size and ETag of one object.
+        """Size, ETag and, where we wrote it to a bucket, SHA-256 of one object.
 
         Raises:
-            ItemError: ``not_found``, ``forbidden`` or ``unreachable``.
+            ItemError: ``not_found`` or ``forbidden``.
+            StoreError: The store does not answer.
         """
-        with _item_errors(uri), _boto_errors():
-            if not uri.startswith(S3):
-                return stat_file(Path(uri))
-            entry = self._s3.info(uri)
-            if entry["type"] != "file":
-                raise FileNotFoundError(uri)
-            return Object(uri=uri, size=entry["size"], etag=entry["ETag"].strip('"'))
-
-    def read(self, uri: str, *, etag: str | None = None) -> bytes:
-        """All bytes of one object.
-
-        Args:
-            uri: Location of the object.
-            etag: What the object must still be.
-
-        Raises:
-            ItemError: ``not_found``, ``forbidden``, ``unreachable``, or
-                ``input_changed`` where the object is not ``etag`` any more.
-        """
-        with _item_errors(uri), _boto_errors():
-            if uri.startswith(S3):
-                return self._read_s3(uri, etag)
-            data = Path(uri).read_bytes()
-            if etag is not None and stat_file(Path(uri)).etag != etag:
-                raise changed(uri)
-            return data
-
-    def read_head(self, uri: str, size: int) -> bytes:
-        """The first bytes of one object, at most ``size``.
-
-        Raises:
-            ItemError: As in ``read``.
-        """
-        with _item_errors(uri), _boto_errors():
-            if uri.startswith(S3):
-                data: bytes = self._s3.cat_file(uri, start=0, end=size)
-                return data
-            with Path(uri).open("rb") as file:
-                return file.read(size)
-
-    def _read_s3(self, uri: str, etag: str | None) -> bytes:
-        bucket, _, key = uri.removeprefix(S3).partition("/")
-        if not key:
-            raise FileNotFoundError(uri)
-        match = {} if etag is None else {"IfMatch": f'"{etag}"'}
-        reply = self._s3.call_s3(
-            "get_object", self._s3.req_kw, Bucket=bucket, Key=key, **match
-        )
-        data: bytes = sync(self._s3.loop, _read_body, reply["Body"])
-        if len(data) != reply["ContentLength"]:
-            raise OSError(f"got {len(data)} of {reply['ContentLength']} bytes")
-        return data
+        return self._of(uri).stat(uri)
 
     def exists(self, uri: str) -> bool:
         """Whether an object is there."""
@@ -245,50 +197,171 @@ class Store:
             raise
         return True
 
+    def read(self, uri: str, *, etag: str | None = None) -> bytes:
+        """All bytes of one object.
+
+        Args:
+            uri: Location of the object.
+            etag: What the object must still be.
+
+        Raises:
+            ItemError: ``not_found``, ``forbidden``, ``truncated``, ``corrupted``, or
+                ``input_changed`` where the object is not ``etag`` any more.
+            StoreError: The store does not answer.
+        """
+        return self._of(uri).read(uri, etag)
+
+    def read_head(self, uri: str, size: int) -> bytes:
+        """The first bytes of one object, at most ``size``.
+
+        Raises:
+            ItemError: As in ``read``.
+            StoreError: The store does not answer.
+        """
+        return self._of(uri).read_head(uri, size)
+
+    # Writing
+
     def create(self, uri: str, data: bytes) -> bool:
         """Write an object unless it exists; whole or not at all.
 
         Returns:
             Whether this call created it; False when somebody else had.
-        """
-        if not uri.startswith(S3):
-            return create_file(Path(uri), data)
-        with _lost_race() as race, _boto_errors():
-            self._s3.pipe_file(uri, data, mode="create")
-        return not race.lost
 
-    def create_from(self, uri: str, path: Path) -> bool:
-        """Like ``create``, with the bytes of a local file, which it consumes."""
-        if not uri.startswith(S3):
-            return create_file_from(Path(uri), path)
+        Raises:
+            RunError: It may not be written.
+            StoreError: The store does not answer.
+        """
+        return self._of(uri).create(uri, data)
+
+    def create_from(
+        self, uri: str, path: Path, *, sha256: str | None = None
+    ) -> Object | None:
+        """Like ``create``, with the bytes of a local file, which it consumes.
+
+        Args:
+            uri: Location of the object.
+            path: The file.
+            sha256: Of its bytes, where it is known already.
+
+        Returns:
+            The object, also where somebody else had created it with the same bytes;
+            None where another one stands.
+
+        Raises:
+            RunError: It may not be written.
+            StoreError: The store does not answer.
+        """
         try:
-            with _lost_race() as race, _boto_errors():
-                self._s3.put_file(str(path), uri, mode="create", chunksize=_CHUNK)
+            return self._of(uri).create_from(uri, path, sha256)
         finally:
-            path.unlink()
-        return not race.lost
+            path.unlink(missing_ok=True)
 
     def replace(self, uri: str, data: bytes) -> None:
-        """Write a view that may be written again; whole or not at all."""
-        if uri.startswith(S3):
-            with _boto_errors():
-                self._s3.pipe_file(uri, data)
-            return
-        path = Path(uri)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = write_beside(path, data)
-        temporary.replace(path)
+        """Write a view that may be written again; whole or not at all.
+
+        Raises:
+            RunError: It may not be written.
+            StoreError: The store does not answer.
+        """
+        self._of(uri).replace(uri, data)
+
+    def replace_from(self, uri: str, path: Path, *, match: str | None) -> Object | None:
+        """Like ``replace``, with the bytes of a local file, which it consumes.
+
+        Args:
+            uri: Location of the object.
+            path: The file.
+            match: ETag of the object that may be replaced; None for any, or none.
+
+        Returns:
+            The new object; None, with nothing written, where the object is gone or
+            not ``match`` any more.
+
+        Raises:
+            RunError: It may not be written.
+            StoreError: The store does not answer.
+        """
+        try:
+            return self._of(uri).replace_from(uri, path, match)
+        finally:
+            path.unlink(missing_ok=True)
 
     def delete(self, uri: str) -> None:
-        """Remove an object of ours; not an error when it is gone already."""
+        """Remove an object of ours; not an error when it is gone already.
+
+        Raises:
+            RunError: It may not be removed.
+            StoreError: The store does not answer.
+        """
+        self._of(uri).delete(uri)
+
+    def uploads(self, prefix: str) -> list[Upload]:
+        """What was begun below a location of a bucket and never completed.
+
+        Raises:
+            InputError: They may not be listed.
+            StoreError: The store does not answer.
+        """
+        return self._buckets.uploads(prefix) if prefix.startswith(S3) else []
+
+    def abort(self, upload: Upload) -> None:
+        """Give up an upload, so that its parts are not paid for any more.
+
+        Raises:
+            RunError: It may not be given up.
+            StoreError: The store does not answer.
+        """
+        self._buckets.abort(upload)
+
+    # Before a run
+
+    def probe(self, run: str) -> None:
+        """Make sure that a run's folder keeps the promises that a run relies on.
+
+        Raises:
+            RunError: It does not, or it may not be written.
+            StoreError: The store does not answer.
+        """
+        uri = join(run, "_probe", uuid.uuid4().hex)
         try:
+            self._probe_creating(uri)
             if uri.startswith(S3):
-                with _boto_errors():
-                    self._s3.rm_file(uri)
-            else:
-                Path(uri).unlink()
-        except FileNotFoundError:
-            return
+                self._probe_reading(uri)
+        finally:
+            # Whoever may not delete may still write a run.
+            with contextlib.suppress(RunError, StoreError):
+                self.delete(uri)
+        self.sweep(join(run, "_probe"))
+
+    def _probe_creating(self, uri: str) -> None:
+        self.create(uri, _PROBE)
+        if self._access.commit == "conditional" and self.create(uri, _PROBE[::-1]):
+            raise RunError(
+                f"{self._of(uri).name} overwrote {uri} although it was asked to create "
+                "it (If-None-Match), so two drivers could spoil a run; use another "
+                "store, or give --config commit=single-driver and start no second driver"
+            )
+
+    def _probe_reading(self, uri: str) -> None:
+        server, size = self._buckets.name, len(_PROBE)
+        status, data = self._buckets.read_range(uri, 2, size)
+        if status != _PARTIAL or data != _PROBE[2:]:
+            raise RunError(
+                f"{server} answers {status} with {len(data)} bytes where it is asked for "
+                f"bytes 2 to {size - 1} of {uri}, and 206 with {size - 2} is right; "
+                "rasters cannot be read from it, use another store"
+            )
+        try:
+            self.stat(f"{uri}-missing")
+        except ItemError as error:
+            # Without the right to list, S3 does not tell what is missing.
+            if error.code in {"not_found", "forbidden"}:
+                return
+            raise
+        raise RunError(f"{server} says that {uri}-missing exists; use another store")
+
+    # Temporary files
 
     def scratch(self, folder: str) -> Path | None:
         """Where temporary files should lie to be linked into ``folder``.
@@ -306,66 +379,3 @@ class Store:
         if not folder.startswith(S3):
             with contextlib.suppress(OSError):
                 Path(folder).rmdir()
-
-
-def changed(uri: str) -> ItemError:
-    """The dead letter of an object that is not what was planned."""
-    return ItemError("input_changed", f"{uri} is not the object that was planned")
-
-
-class _lost_race:  # noqa: N801 - reads as a block
-    """Notice that somebody else created the object first.
-
-    AWS answers 412 and names the condition; other servers only answer 412.
-    """
-
-    lost = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        exists = isinstance(error, FileExistsError)
-        self.lost = error is not None and (exists or _s3_code(error) in _CHANGED)
-        return self.lost
-
-
-class _item_errors:  # noqa: N801 - reads as a block
-    """Turn the store's errors about one object into an ItemError."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, OSError):
-            return
-        if _s3_code(error) in _CHANGED:
-            raise changed(self._uri) from error
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise ItemError("not_found", f"{self._uri} does not exist") from error
-        if isinstance(error, PermissionError):
-            raise ItemError("forbidden", f"{self._uri} may not be read") from error
-        raise ItemError("unreachable", f"{self._uri} cannot be read: {error}") from error
-
-
-async def _read_body(body: Any) -> bytes:  # noqa: ANN401 - the client's own type
-    async with body:
-        data: bytes = await body.read()
-    return data
-
-
-@contextlib.contextmanager
-def _boto_errors() -> Iterator[None]:
-    """Make an OSError of what the S3 client raises beside OSErrors."""
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise ConnectionError(str(error)) from error
-
-
-def _s3_code(error: BaseException) -> str:
-    response: Any = getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))

@@ -22,7 +22,7 @@ BODY = 50
 
 DOORS = {  # who may import a third-party package; a prefix of the module's name
     "PIL": ("jobs.inputs.images", "jobs.preview", "jobs.demo", "jobs.scene"),
-    "botocore": ("jobs.storage",),
+    "botocore": ("jobs.s3",),
     "click": ("jobs.cli", "jobs.demo"),
     "fsspec": ("jobs.storage",),
     "h5py": ("deeplab.foreign.files",),
@@ -31,8 +31,8 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
     "pyarrow": ("jobs.plan", "jobs.tally", "jobs.outputs.masks"),
     "rasterio": ("jobs.inputs.rasters", "jobs.outputs"),
     "ray": ("cluster",),
-    "s3fs": ("jobs.storage",),
-    "aiohttp": ("jobs.storage",),
+    "s3fs": ("jobs.s3",),
+    "aiohttp": ("jobs.s3",),
     "safetensors": ("deeplab",),
     "tensorflow": ("deeplab.foreign.files",),
     "torch": ("deeplab", "jobs.demo_bundle"),
@@ -43,8 +43,15 @@ DISTRIBUTIONS = {"PIL": "pillow"}
 """Where a package is not called like what is installed."""
 
 FLOORS = (  # from the ground up: a module imports its own floor and those below
-    ("jobs.errors", "jobs.disk"),
-    ("jobs.storage", "jobs.shards", "jobs.windows", "jobs.prefetch", "jobs.scene"),
+    ("jobs.errors", "jobs.disk", "jobs.patience"),
+    (
+        "jobs.storage",
+        "jobs.s3",
+        "jobs.shards",
+        "jobs.windows",
+        "jobs.prefetch",
+        "jobs.scene",
+    ),
     ("jobs.spec", "jobs.settings", "jobs.ledger", "jobs.plan"),
     (
         "jobs.job",

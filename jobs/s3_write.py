@@ -1,0 +1,283 @@
+"""Writes to S3 that appear whole, once, and know their own.
+
+Every write carries the SHA-256 of its bytes and a number that no other write has.
+When an answer is lost, the next try is told that the name is taken: the number
+says that it was this very write that took it. A large file goes up in parts, which
+nobody sees before the last request puts them together under the same condition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import uuid
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.disk import Object
+from jobs.errors import StoreError
+from jobs.s3_errors import CHANGED, CONFLICT, NOT_FOUND, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from jobs.s3_client import Client
+
+MIB: Final = 2**20
+WHOLE: Final = 64 * MIB
+"""Most bytes that go up in one request."""
+
+PART: Final = 16 * MIB
+MOST_PARTS: Final = 10_000
+_AT_ONCE: Final = 4
+_ROUNDS: Final = 6
+_ABORT_S: Final = 8.0
+_SHA256: Final = "atrous-sha256"
+_ATTEMPT: Final = "atrous-attempt"
+
+ABSENT: Final[Mapping[str, Any]] = {"IfNoneMatch": "*"}
+ANYHOW: Final[Mapping[str, Any]] = {}
+
+
+def unless_changed(etag: str) -> Mapping[str, Any]:
+    """The condition that an object is still what it was."""
+    return {"IfMatch": f'"{etag}"'}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What is to be written: bytes, or a local file that stays as it is."""
+
+    size: int
+    sha256: str
+    data: bytes | None = None
+    path: Path | None = None
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> Content:
+        """Bytes in memory."""
+        return cls(size=len(data), sha256=hashlib.sha256(data).hexdigest(), data=data)
+
+    @classmethod
+    def of_file(cls, path: Path, sha256: str | None) -> Content:
+        """A file, whose SHA-256 the caller may know already."""
+        if sha256 is None:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(size=path.stat().st_size, sha256=sha256, path=path)
+
+    def slice(self, start: int, count: int) -> bytes:
+        """Some of the bytes."""
+        if self.path is None:
+            return (self.data or b"")[start : start + count]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The object that stands under a name after a write."""
+
+    object: Object
+    mine: bool
+    """Whether this very write put it there."""
+
+
+def describe(uri: str, reply: Mapping[str, Any]) -> Object:
+    """An object as the answer to a HEAD tells of it."""
+    return Object(
+        uri=uri,
+        size=reply["ContentLength"],
+        etag=reply["ETag"].strip('"'),
+        sha256=reply.get("Metadata", {}).get(_SHA256),
+        modified=reply.get("LastModified"),
+    )
+
+
+class Writer:
+    """Writes objects of any bucket. All of it runs on the client's thread."""
+
+    def __init__(self, client: Client, *, conditional: bool) -> None:
+        """Write through a client.
+
+        Args:
+            client: Sends the requests.
+            conditional: Let the store itself check conditions; otherwise they are
+                checked before the write, which is safe for a single driver alone.
+        """
+        self._client = client
+        self._conditional = conditional
+
+    async def write(
+        self, uri: str, content: Content, condition: Mapping[str, Any]
+    ) -> Standing | None:
+        """Write an object under a condition.
+
+        Returns:
+            The object that stands under the name now; None where the condition
+            wants one and there is none.
+
+        Raises:
+            RefusedError: The store's definite answer.
+            StoreError: It goes on failing.
+        """
+        attempt = uuid.uuid4().hex
+        if condition and not self._conditional:
+            held = await self._standing(uri, attempt)
+            if _is_denied(condition, held):
+                return held
+            condition = ANYHOW
+        return await self._write(uri, content, condition, attempt)
+
+    async def _write(
+        self, uri: str, content: Content, condition: Mapping[str, Any], attempt: str
+    ) -> Standing | None:
+        fields = {"Metadata": {_SHA256: content.sha256, _ATTEMPT: attempt}}
+        request = fields | self._client.names(uri)
+        for failures in range(1, _ROUNDS + 1):
+            try:
+                etag = await self._send(uri, content, request, condition)
+            except RefusedError as error:
+                refused = error
+            else:
+                return Standing(object=_made(uri, content, etag), mine=True)
+            if not _is_about(condition, refused):
+                raise refused
+            held = await self._standing(uri, attempt)
+            if held is not None and held.mine:
+                return held
+            if _is_final(condition, refused, held):
+                return held
+            await asyncio.sleep(self._client.patience.pause_s(failures))
+        raise StoreError(
+            f"{uri} cannot be written: {self._client.name} answers {refused.said} "
+            f"{_ROUNDS} times; give the same command again"
+        )
+
+    async def _standing(self, uri: str, attempt: str) -> Standing | None:
+        """What stands under a name, and whether a write of that number made it."""
+        try:
+            reply = await self._client.call("head_object", uri, **self._client.names(uri))
+        except RefusedError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
+        mine = reply.get("Metadata", {}).get(_ATTEMPT) == attempt
+        return Standing(object=describe(uri, reply), mine=mine)
+
+    async def _send(
+        self,
+        uri: str,
+        content: Content,
+        request: Mapping[str, Any],
+        condition: Mapping[str, Any],
+    ) -> str:
+        """Write an object; its ETag."""
+        if content.size > WHOLE:
+            return await self._upload(uri, content, request, condition)
+        data = await asyncio.to_thread(content.slice, 0, content.size)
+        reply = await self._client.call(
+            "put_object", uri, data=data, **request, **self._sum(data), **condition
+        )
+        etag: str = reply["ETag"]
+        return etag
+
+    async def _upload(
+        self,
+        uri: str,
+        content: Content,
+        request: Mapping[str, Any],
+        condition: Mapping[str, Any],
+    ) -> str:
+        """Write an object in parts; whatever happens, no unfinished upload is left."""
+        names = self._client.names(uri)
+        sums: dict[str, Any] = (
+            {"ChecksumAlgorithm": "CRC32"} if self._client.is_amazon else {}
+        )
+        begun = await self._client.call("create_multipart_upload", uri, **request, **sums)
+        names = names | {"UploadId": begun["UploadId"]}
+        try:
+            parts = await self._send_parts(uri, content, names)
+            reply = await self._client.call(
+                "complete_multipart_upload",
+                uri,
+                MultipartUpload={"Parts": parts},
+                **names,
+                **condition,
+            )
+        except BaseException:
+            # Also when whoever waits for it was interrupted.
+            with contextlib.suppress(StoreError, RefusedError, TimeoutError):
+                async with asyncio.timeout(_ABORT_S):
+                    await self._client.call("abort_multipart_upload", uri, **names)
+            raise
+        etag: str = reply["ETag"]
+        return etag
+
+    async def _send_parts(
+        self, uri: str, content: Content, names: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Send all parts, a few at once; what the last request wants to know of them."""
+        part_bytes = max(PART, -(-content.size // MOST_PARTS))
+        numbers = iter(range(1, -(-content.size // part_bytes) + 1))
+        parts: dict[int, dict[str, Any]] = {}
+
+        async def work() -> None:
+            for number in numbers:
+                start = (number - 1) * part_bytes
+                data = await asyncio.to_thread(content.slice, start, part_bytes)
+                sums = self._sum(data)
+                reply = await self._client.call(
+                    "upload_part", uri, data=data, PartNumber=number, **names, **sums
+                )
+                sums.pop("ContentMD5", None)
+                parts[number] = {"PartNumber": number, "ETag": reply["ETag"], **sums}
+
+        workers = [asyncio.ensure_future(work()) for _ in range(_AT_ONCE)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        return [parts[number] for number in sorted(parts)]
+
+    def _sum(self, data: bytes) -> dict[str, Any]:
+        """A checksum that the store compares with what arrives."""
+        if self._client.is_amazon:
+            crc = zlib.crc32(data).to_bytes(4, "big")
+            return {"ChecksumCRC32": base64.b64encode(crc).decode()}
+        # The older one, which every server knows.
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        return {"ContentMD5": base64.b64encode(md5).decode()}
+
+
+def _made(uri: str, content: Content, etag: str) -> Object:
+    return Object(uri=uri, size=content.size, etag=etag.strip('"'), sha256=content.sha256)
+
+
+def _is_denied(condition: Mapping[str, Any], held: Standing | None) -> bool:
+    if "IfMatch" not in condition:
+        return held is not None
+    return held is None or f'"{held.object.etag}"' != condition["IfMatch"]
+
+
+def _is_about(condition: Mapping[str, Any], refused: RefusedError) -> bool:
+    """Whether a refusal says that the condition does not hold, or may not."""
+    if refused.status in {CHANGED, CONFLICT} or refused.code == "NoSuchUpload":
+        return True
+    return "IfMatch" in condition and refused.code == "NoSuchKey"
+
+
+def _is_final(
+    condition: Mapping[str, Any], refused: RefusedError, held: Standing | None
+) -> bool:
+    """Whether it still says so, now that what stands there is known."""
+    if "IfMatch" in condition:
+        return refused.status == CHANGED or refused.code == "NoSuchKey"
+    return refused.status == CHANGED and held is not None
