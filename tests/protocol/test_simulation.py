@@ -71,11 +71,12 @@ MUTANTS = [
     (broken.EarlyMerge, LABEL, {held.MERGED}),
     (broken.OverwritingMerge, LABEL, {held.MERGED}),
     (broken.EarlyDrop, MAP, {held.RASTERS}),
+    (broken.DropBeforeRecord, MAP, {held.PROGRESS}),
     (broken.DropAlways, MAP, {held.RASTERS}),
     (broken.NoSecondLook, MAP, {held.PROGRESS}),
     (broken.SourceForGrid, MAP, {held.PROGRESS}),
     (broken.OverwritingRaster, MAP, {held.UNCHANGED}),
-    (broken.NoGenerations, MAP, {held.UNCHANGED, held.NAMED}),
+    (broken.AnyRaster, MAP, {held.UNCHANGED, held.NAMED}),
     (broken.ByListing, LABEL, {held.MERGED, held.NAMED}),
     (broken.GivingUp, LABEL, {held.NAMED}),
     (broken.GivingUp, MAP, {held.NAMED}),
@@ -83,6 +84,7 @@ MUTANTS = [
     (broken.OwnManifest, LABEL, {held.SUCCESS}),
     (broken.OverwritingView, LABEL, {held.VIEW}),
     (broken.ViewAfterSuccess, LABEL, {held.VIEW}),
+    (broken.CleanByRaster, MAP, {held.PROGRESS}),
     (broken.CleanByManifest, MAP, {held.RASTERS}),
 ]
 
@@ -108,7 +110,7 @@ def test_unconditional_writes_are_sound_while_nothing_else_is_alive(mosaic):
 
 
 def find_violation(rules, *, mosaic: bool) -> Violation | None:
-    for seed in range(STORIES):
+    for seed in range(2 * STORIES):
         try:
             Story(seed, rules, mosaic=mosaic).tell()
         except Violation as violation:

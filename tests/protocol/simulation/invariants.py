@@ -45,6 +45,7 @@ class Observer:
             "manifest": self._write_manifest,
             "success": self._write_success,
             "raster": self._write_raster,
+            "task": self._write_task,
         }
 
     def write(self, key: Key, value: Any) -> None:
@@ -166,6 +167,11 @@ class Observer:
         expected = self._expected(key[1], raster.generation)
         if raster.blocks != expected:
             raise Violation(RASTERS, f"{key} becomes {raster}, not {expected}")
+
+    def _write_task(self, key: Key, raster: Raster) -> None:
+        standing = self._objects.get(("raster", key[2]))
+        if raster is None or standing != raster or raster.generation != key[1]:
+            raise Violation(DESCRIBED, f"{key} becomes {raster}, there stands {standing}")
 
     def _expected(self, raster: int, generation: int) -> tuple[Any, ...]:
         """What the records up to a generation make of a raster's blocks."""

@@ -15,13 +15,13 @@ from simulation.records import (
     Record,
     Stuck,
 )
-from simulation.world import CREATE, DELETE, GET, LIST, PUT, READ, SWAP
+from simulation.world import CREATE, DELETE, GET, LIST, PUT, READ
 
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Iterable
 
-    from simulation.records import Data, Key
+    from simulation.records import Data, Key, Raster
     from simulation.world import Code
 
 
@@ -212,6 +212,16 @@ class EarlyDrop(Protocol):
         return made
 
 
+class DropBeforeRecord(Protocol):
+    """Pieces are deleted once the raster is there, before that is on record."""
+
+    def record_raster(
+        self, job: Job, raster: int, standing: Raster, parts: tuple[Any, ...]
+    ) -> Code:
+        yield from self.drop(parts)
+        return (yield from super().record_raster(job, raster, standing, parts))
+
+
 class DropAlways(Protocol):
     """Pieces are deleted although a block is dead."""
 
@@ -220,18 +230,11 @@ class DropAlways(Protocol):
 
 
 class NoSecondLook(Protocol):
-    """An assembly that finds a piece gone gives up, though the raster is there."""
+    """An assembly that finds a piece gone gives up, though its raster is on record."""
 
-    def assemble(self, job: Job, raster: int, parts: tuple[Any, ...]) -> Code:
-        standing = yield (GET, ("raster", raster))
-        if standing is None or standing.generation < job.generation:
-            made = yield from self.build(job, parts)
-            if made is None:
-                return None
-            yield (SWAP, ("raster", raster), made, standing)
-            standing = yield (GET, ("raster", raster))
-        yield from self.drop(parts)
-        return standing
+    def look_again(self, _job: Job, _raster: int) -> Code:
+        return None
+        yield
 
 
 class SourceForGrid(Protocol):
@@ -247,35 +250,19 @@ class SourceForGrid(Protocol):
 
 
 class OverwritingRaster(Protocol):
-    """A raster is written whatever stands, if a look has found an older one."""
+    """A raster is written whatever stands."""
 
-    def assemble(self, job: Job, raster: int, parts: tuple[Any, ...]) -> Code:
-        code = super().assemble(job, raster, parts)
-        reply = None
-        while True:
-            try:
-                request = code.send(reply)
-            except StopIteration as end:
-                return end.value
-            if request[0] == SWAP:
-                request = (PUT, *request[1:3])
-            reply = yield request
+    def store_raster(self, raster: int, made: Raster, _old: Raster | None) -> Code:
+        yield (PUT, ("raster", raster), made)
+        return made
 
 
-class NoGenerations(Protocol):
+class AnyRaster(Protocol):
     """A retry replaces the raster that it finds, even one of a later retry."""
 
-    def assemble(self, job: Job, raster: int, parts: tuple[Any, ...]) -> Code:
-        if not job.generation:
-            return (yield from super().assemble(job, raster, parts))
-        key = ("raster", raster)
-        standing = yield (GET, key)
-        made = yield from self.build(job, parts)
-        if made is None:
-            return standing
-        yield (SWAP, key, made, standing)
-        yield from self.drop(parts)
-        return (yield (GET, key))
+    def store_raster(self, raster: int, made: Raster, old: Raster | None) -> Code:
+        standing = old and (yield (GET, ("raster", raster)))
+        return (yield from super().store_raster(raster, made, standing))
 
 
 class ByListing(Protocol):
@@ -338,6 +325,14 @@ class ViewAfterSuccess(Protocol):
         standing = yield (GET, ("manifest", job.generation))
         yield (CREATE, ("success", job.generation), (standing, view[3]))
         yield from self.show(view)
+
+
+class CleanByRaster(Protocol):
+    """Cleaning looks at the rasters that are there, on record or not."""
+
+    def has_served(self, piece: Key) -> Code:
+        raster = yield (GET, ("raster", piece[2] // BLOCKS))
+        return DEAD not in raster.blocks
 
 
 class CleanByManifest(Protocol):

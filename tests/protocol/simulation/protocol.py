@@ -65,7 +65,7 @@ class Protocol:
         held = yield (GET, ("job", 0))
         if held is not None and not self.same(held[0], options):
             return REFUSED
-        known: dict[int, Any] = {}
+        known: dict[Any, Any] = {}
         for generation in range(1, GENERATIONS):
             before = yield (GET, ("success", generation - 1))
             if before is None or not before[1]:
@@ -81,8 +81,8 @@ class Protocol:
     def clean(self) -> Code:
         """Remove the pieces of finished generations that nobody can need.
 
-        Those that no record names, and those of rasters without a dead block. No clock
-        is asked: neither can be wanted again, however late a process wakes.
+        Those that no record names, and those of rasters whose latest record has no dead
+        block. No clock is asked: neither can be wanted again, however late one wakes.
         """
         for generation in range(GENERATIONS if self.mosaic else 0):
             if (yield (GET, ("success", generation))) is None:
@@ -91,10 +91,16 @@ class Protocol:
             records = yield from self.survey(Job(generation, 0, 0, plan[1]))
             named = {record.key for record in records.values()}
             for key in (yield (LIST, "piece", generation)):
-                raster = yield (GET, ("raster", key[2] // BLOCKS))
-                if key not in named or DEAD not in raster.blocks:
+                if key not in named or (yield from self.has_served(key)):
                     yield (DELETE, key)
         return NOTHING
+
+    def has_served(self, piece: Key) -> Code:
+        for generation in reversed(range(GENERATIONS)):
+            raster = yield (GET, ("task", generation, piece[2] // BLOCKS))
+            if raster is not None:
+                return DEAD not in raster.blocks
+        return False
 
     # The plan.
 
@@ -126,7 +132,7 @@ class Protocol:
             units = list(enumerate(versions))
         return _pack(units, cut)
 
-    def cut_dead(self, known: dict[int, Any], dead: int, cut: int) -> Code:
+    def cut_dead(self, known: dict[Any, Any], dead: int, cut: int) -> Code:
         """Images are planned as they are now; a raster stays the one it was."""
         versions = yield (INPUTS,)
         units = [unit for unit in range(dead.bit_length()) if dead >> unit & 1]
@@ -134,18 +140,23 @@ class Protocol:
             return _pack([(unit, known[unit][1]) for unit in units], 1)
         return _pack([(unit, versions[unit]) for unit in units], cut)
 
-    def learn(self, generation: int, known: dict[int, Any]) -> Code:
-        """Of each unit of a finished generation: its piece, and its planned version."""
+    def learn(self, generation: int, known: dict[Any, Any]) -> Code:
+        """Of each unit of a finished generation its part and its planned version.
+
+        And of each raster the one that the generation left.
+        """
         plan = yield (GET, ("plan", generation))
         job = Job(generation, 0, 0, plan[1])
         records = yield from self.survey(job)
         for number, shard in enumerate(plan[1]):
             for unit, version in shard:
                 known[unit] = (_part(records[number], unit), version)
+        for raster in self.rasters(job):
+            known["raster", raster] = yield (GET, ("task", generation, raster))
 
     # The driver.
 
-    def drive(self, job: Job, known: dict[int, Any]) -> Code:
+    def drive(self, job: Job, known: dict[Any, Any]) -> Code:
         """Do what is left of a generation, and finish it."""
         records = yield from self.survey(job)
         todo = deque(n for n in range(len(job.shards)) if n not in records)
@@ -183,12 +194,12 @@ class Protocol:
         tasks: deque[int],
         todo: deque[int],
         records: dict[int, Record],
-        known: dict[int, Any],
+        known: dict[Any, Any],
     ) -> None:
         if tasks:
             number = tasks.popleft()
             parts = self.parts(job, number, records, known)
-            code = self.assemble(job, number, parts)
+            code = self.assemble(job, number, parts, known.get(("raster", number)))
             self.world.spawn(code, ("raster", number), f"raster {number}")
         else:
             number = todo.popleft()
@@ -344,37 +355,57 @@ class Protocol:
         return wanted
 
     def parts(
-        self, job: Job, raster: int, records: dict[int, Record], known: dict[int, Any]
+        self, job: Job, raster: int, records: dict[int, Record], known: dict[Any, Any]
     ) -> tuple[Any, ...]:
         """Of each block: the key of its piece, ``NODATA`` or ``DEAD``."""
-        parts = {unit: part for unit, (part, _) in known.items()}
+        parts = {}
         for record in records.values():
             unit = job.shards[record.shard][0][0]
             parts[unit] = _part(record, unit)
-        return tuple(parts[raster * BLOCKS + block] for block in range(BLOCKS))
+        units = range(raster * BLOCKS, raster * BLOCKS + BLOCKS)
+        return tuple(parts[unit] if unit in parts else known[unit][0] for unit in units)
 
-    def assemble(self, job: Job, raster: int, parts: tuple[Any, ...]) -> Code:
-        """Put a raster together unless it is; drop its pieces unless one is missing.
+    def assemble(
+        self, job: Job, raster: int, parts: tuple[Any, ...], old: Raster | None
+    ) -> Code:
+        """Put a raster together, record it, then drop its pieces unless one is missing.
 
-        Returns the raster that stands; None if a piece is gone and it is not there.
+        Returns the raster on record; None if pieces are gone and there is no record.
         """
-        key = ("raster", raster)
-        while True:
-            standing = yield (GET, key)
-            if standing is not None and standing.generation >= job.generation:
-                break
+        recorded = yield (GET, ("task", job.generation, raster))
+        if recorded is None:
             made = yield from self.build(job, parts)
-            if made is None:
-                # Somebody else has put it together and dropped the pieces.
-                standing = yield (GET, key)
-                if standing is None or standing.generation < job.generation:
-                    return None
-                break
-            if (yield (SWAP, key, made, standing)):
-                standing = made
-                break
+            if made is not None:
+                standing = yield from self.store_raster(raster, made, old)
+                recorded = yield from self.record_raster(job, raster, standing, parts)
+            else:
+                recorded = yield from self.look_again(job, raster)
+            if recorded is None:
+                return None
         yield from self.drop(parts)
-        return standing
+        return recorded
+
+    def store_raster(self, raster: int, made: Raster, old: Raster | None) -> Code:
+        """Put a raster in the place of the one on record; the one that stands."""
+        if (yield (SWAP, ("raster", raster), made, old)):
+            return made
+        return (yield (GET, ("raster", raster)))
+
+    def record_raster(
+        self,
+        job: Job,
+        raster: int,
+        standing: Raster,
+        parts: tuple[Any, ...],  # noqa: ARG002
+    ) -> Code:
+        key = ("task", job.generation, raster)
+        if (yield (CREATE, key, standing)):
+            return standing
+        return (yield (GET, key))
+
+    def look_again(self, job: Job, raster: int) -> Code:
+        """Where pieces are gone, somebody else has recorded their raster."""
+        return (yield (GET, ("task", job.generation, raster)))
 
     def build(self, job: Job, parts: tuple[Any, ...]) -> Code:
         blocks = []

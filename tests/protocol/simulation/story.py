@@ -89,8 +89,8 @@ class Story:
             self.world.run(9999 if alone else self.random.randrange(90))
             if alone:
                 self._expect_all_ended()
-        if generation and draw() < 0.5:
-            self.world.start(self.protocol.clean(), "clean")
+            elif draw() < 0.6:
+                self.world.start(self.protocol.clean(), "clean")
 
     def _launch(self, generation: int, *, changed: bool) -> Process:
         options = OTHER_OPTIONS if changed and self.world.objects else OPTIONS
