@@ -142,7 +142,8 @@ class Client:
                 failure = error
             failures += 1
             verdict = judge(failure)
-            bad = bad + 1 if verdict in {"short", "damaged"} else 0
+            about_object = receive is not None and verdict in _BAD
+            bad = bad + 1 if about_object else 0
             self._raise_final(verdict, failure, uri, bad)
             pause_s = self.patience.pause_s(failures)
             if not effort.allows(pause_s):

@@ -39,6 +39,8 @@ _ABORT_S: Final = 8.0
 _SHA256: Final = "atrous-sha256"
 _ATTEMPT: Final = "atrous-attempt"
 
+_CRC32: Final[Mapping[str, Any]] = {"ChecksumAlgorithm": "CRC32"}
+
 ABSENT: Final[Mapping[str, Any]] = {"IfNoneMatch": "*"}
 ANYHOW: Final[Mapping[str, Any]] = {}
 
@@ -235,8 +237,8 @@ class Writer:
                 reply = await self._client.call(
                     "upload_part", uri, data=data, PartNumber=number, **names, **sums
                 )
-                sums.pop("ContentMD5", None)
-                parts[number] = {"PartNumber": number, "ETag": reply["ETag"], **sums}
+                known = {name: sums[name] for name in sums if name == "ChecksumCRC32"}
+                parts[number] = {"PartNumber": number, "ETag": reply["ETag"], **known}
 
         workers = [asyncio.ensure_future(work()) for _ in range(_AT_ONCE)]
         try:
@@ -251,7 +253,7 @@ class Writer:
         """A checksum that the store compares with what arrives."""
         if self._client.is_amazon:
             crc = zlib.crc32(data).to_bytes(4, "big")
-            return {"ChecksumCRC32": base64.b64encode(crc).decode()}
+            return {**_CRC32, "ChecksumCRC32": base64.b64encode(crc).decode()}
         # The older one, which every server knows.
         md5 = hashlib.md5(data, usedforsecurity=False).digest()
         return {"ContentMD5": base64.b64encode(md5).decode()}

@@ -1,9 +1,13 @@
 """Fixtures shared by all tests: a real S3 server on loopback."""
 
+import http.client
+import json
 import os
 import subprocess
 import sys
 import uuid
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import settings
@@ -64,6 +68,45 @@ def bucket(s3_client):
     name = f"b-{uuid.uuid4().hex}"
     s3_client.create_bucket(Bucket=name)
     return name
+
+
+class FaultProxy:
+    """Tells ``fault_proxy.py``, which says how, what to do wrong."""
+
+    def __init__(self, url):
+        self.url = url
+
+    def set(self, *rules):
+        """Follow these rules and forget the log."""
+        self._ask("PUT", "rules", json.dumps(rules).encode())
+
+    def log(self):
+        """The requests since the rules were set."""
+        return self._ask("GET", "log")
+
+    def _ask(self, method, name, data=None):
+        control = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
+        control.request(method, f"/-/{name}", data)
+        answer = json.load(control.getresponse())
+        control.close()
+        return answer
+
+
+@pytest.fixture(scope="session")
+def _proxy(s3_server):
+    script = Path(__file__).with_name("fault_proxy.py")
+    with subprocess.Popen(  # noqa: S603 - our own interpreter
+        [sys.executable, script, s3_server], stdout=subprocess.PIPE, text=True
+    ) as server:
+        yield FaultProxy(f"http://127.0.0.1:{int(server.stdout.readline())}")
+        server.kill()
+
+
+@pytest.fixture
+def fault_proxy(_proxy):
+    """The S3 server behind a proxy that does wrong as it is told; at first, nothing."""
+    _proxy.set()
+    return _proxy
 
 
 @pytest.fixture(scope="session")
