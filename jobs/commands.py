@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from cluster.outcomes import NoCapacityError, WorkerBugError
+from cluster.outcomes import ClusterLostError, NoCapacityError, WorkerBugError
 from deeplab.tiles import TileGrid
 from jobs.bundle_file import DEMO_BUNDLE, load_bundle
 from jobs.engine import Place, open_engine
@@ -81,7 +81,7 @@ def stoppable() -> Iterator[None]:
     try:
         with _terminable():
             yield
-    except NoCapacityError as error:
+    except (NoCapacityError, ClusterLostError) as error:
         raise UnfinishedError(f"{error}; the same command tries again") from error
     except WorkerBugError as error:
         raise BugError(f"a replica failed, please report this:\n{error}") from error

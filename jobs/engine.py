@@ -65,10 +65,12 @@ def open_engine(place: Place) -> Iterator[tuple[Engine, Device]]:
         What runs a worker over items, and the device that replicas will use.
 
     Raises:
-        InputError: There is no such cluster, or it has no GPU but one is wanted.
+        InputError: There is no such cluster, it lets anybody in, or it has no GPU but
+            one is wanted.
     """
     if place.local:
-        yield run_local, _local_device(place)
+        engine = functools.partial(run_local, patience_s=place.patience_s)
+        yield engine, _local_device(place)
         return
     from cluster.connect import connect
     from cluster.pool import Size, run_pool
@@ -76,7 +78,15 @@ def open_engine(place: Place) -> Iterator[tuple[Engine, Device]]:
     cpus = max(os.cpu_count() or 1, (place.replicas or 1) * place.threads)
     with contextlib.ExitStack() as stack:
         try:
-            resources = stack.enter_context(connect(place.address, cpus=cpus))
+            resources = stack.enter_context(
+                connect(
+                    place.address,
+                    cpus=cpus,
+                    allow_unauthenticated=place.allow_unauthenticated,
+                )
+            )
+        except PermissionError as error:
+            raise InputError(f"{error} with -c allow_unauthenticated=true") from error
         except OSError as error:
             raise InputError(
                 f"no Ray cluster answers at {place.address}: {error}; start one with "
@@ -88,6 +98,8 @@ def open_engine(place: Place) -> Iterator[tuple[Engine, Device]]:
             cpus=place.threads,
             gpus=1 if device == "cuda" else 0,
             environment=_ENVIRONMENT,
+            capacity_timeout_s=place.capacity_timeout_s,
+            patience_s=place.patience_s,
         )
         yield functools.partial(run_pool, size=size), device
 
