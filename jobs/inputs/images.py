@@ -3,6 +3,8 @@
 The mask of an image is in its upright orientation: EXIF orientation is applied
 first. Pixels that are fully transparent count as nodata. 16-bit samples keep
 their high byte. Only the first frame of a file is read.
+
+What is untrusted is decoded in a process of its own, by ``jobs.inputs.decoding``.
 """
 
 from __future__ import annotations
@@ -10,21 +12,39 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from jobs.errors import ItemError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from numpy.typing import NDArray
+
+    from jobs.inputs.frames import Arrays, Empty
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF")
 """The only decoders that untrusted bytes may reach."""
 
+# Imported by name, so that Pillow need not load all its decoders to find one.
+_PLUGINS: Final = (JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
+
 MAX_PIXELS: Final = 100_000_000
 """Larger images are refused before they are decoded."""
+
+_STRIP_PIXELS: Final = 2**20
+"""Converted at once: 100 million pixels would need a gigabyte for it."""
 
 # The size is checked here, as an error; Pillow would only warn.
 Image.MAX_IMAGE_PIXELS = None
@@ -37,7 +57,8 @@ _DECODE_ERRORS: Final = (
     TypeError,
     AttributeError,
     LookupError,
-    OverflowError,
+    ArithmeticError,
+    RuntimeError,
     EOFError,
     struct.error,
     zlib.error,
@@ -45,27 +66,38 @@ _DECODE_ERRORS: Final = (
 )
 
 
+def new_arrays(bands: int, height: int, width: int) -> Arrays:
+    """Pixels, uint8 (bands, H, W), and validity, bool (H, W), yet to be filled."""
+    shape = (bands, height, width)
+    return np.empty(shape, dtype=np.uint8), np.empty(shape[1:], dtype=np.bool_)
+
+
 def decode_image(
-    data: bytes, *, max_pixels: int = MAX_PIXELS
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    data: bytes, *, max_pixels: int = MAX_PIXELS, empty: Empty = new_arrays
+) -> Arrays:
     """Decode a JPEG, PNG, WebP or TIFF file.
 
     Args:
         data: The file's bytes.
         max_pixels: Most pixels (width times height) to decode.
+        empty: Gives the arrays to fill.
 
     Returns:
         Pixels, uint8 (3, H, W), RGB; and validity, bool (H, W).
 
     Raises:
         ItemError: ``undecodable``, ``too_large`` or ``unsupported``.
+        MemoryError: It does not fit.
     """
     if not data:
         raise ItemError("undecodable", "the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, max_pixels)
-            return _to_arrays(_upright(image))
+            upright = _upright(image)
+            arrays = empty(3, upright.height, upright.width)
+            _fill(upright, *arrays)
+            return arrays
     except UnidentifiedImageError as error:
         raise ItemError(
             "undecodable", f"no {', '.join(FORMATS)} file, or damaged"
@@ -108,25 +140,37 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _to_arrays(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    if image.mode.startswith("I;16"):
-        return _from_16_bit(np.asarray(image), image.info.get("transparency"))
-    if not image.has_transparency_data:
-        pixels = np.asarray(image.convert("RGB"))
-        return _bands_first(pixels), np.ones(pixels.shape[:2], dtype=np.bool_)
-    pixels = np.asarray(image.convert("RGBA"))
-    return _bands_first(pixels[:, :, :3]), pixels[:, :, 3] > 0
+def _fill(image: Image.Image, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
+    """Convert strip by strip: no mode's pixels depend on their neighbours."""
+    transparent = image.info.get("transparency")
+    is_16_bit, has_alpha = image.mode.startswith("I;16"), image.has_transparency_data
+    for rows, strip in _strips(image):
+        if is_16_bit:
+            samples = np.asarray(strip)
+            pixels[:, rows] = samples >> 8
+            valid[rows] = True if transparent is None else samples != transparent
+        elif has_alpha:
+            samples = np.asarray(strip.convert("RGBA"))
+            pixels[:, rows] = samples[:, :, :3].transpose(2, 0, 1)
+            np.greater(samples[:, :, 3], 0, out=valid[rows])
+        else:
+            pixels[:, rows] = np.asarray(strip.convert("RGB")).transpose(2, 0, 1)
+            valid[rows] = True
 
 
-def _from_16_bit(
-    samples: NDArray[np.uint16], transparent: int | None
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    high = (samples >> 8).astype(np.uint8)
-    valid = np.ones(samples.shape, dtype=np.bool_)
-    if transparent is not None:
-        valid = samples != transparent
-    return np.repeat(high[None], 3, axis=0), valid
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    if image.width * image.height <= _STRIP_PIXELS:
+        yield slice(None), image
+        return
+    step = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
-def _bands_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+def _answer(fields: dict[str, Any], data: bytes, empty: Empty) -> None:
+    decode_image(data, max_pixels=fields["max_pixels"], empty=empty)
+
+
+ANSWERS: Final[Mapping[str, Callable[..., Any]]] = {"decode": _answer}
+"""What a decoder of images does, by name."""

@@ -14,7 +14,7 @@ from rasterio.transform import Affine, from_origin
 from rio_cogeo.cogeo import cog_info, cog_validate
 
 from deeplab.tiles import Window
-from jobs.inputs.rasters import read_profile
+from jobs.inputs.decoding import read_profile
 from jobs.outputs.cog import NODATA, Legend, decode_piece, encode_piece, write_cog
 from jobs.storage import Access
 from jobs.windows import cut_blocks

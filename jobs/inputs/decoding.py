@@ -1,0 +1,276 @@
+"""Decode what is untrusted, in processes that may hang, crash or eat memory.
+
+A few decoders live beside the replica, and cost an item what it did to them: one
+that is late, dies or wants too much memory is ended and replaced, and its item is a
+dead letter with the reason. A decoder that was killed from outside, like one whose
+replica was frozen for a while, is no reason: the item gets another.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import queue
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from jobs.errors import ItemError, StoreError
+from jobs.inputs.child import Child, KilledError, StalledError
+from jobs.spec import Limits
+from jobs.storage import S3
+
+if TYPE_CHECKING:
+    from deeplab.tiles import Window
+    from jobs.inputs.frames import Arrays
+    from jobs.inputs.rasters import RasterInfo
+    from jobs.storage import Access
+
+PROCESSES: Final = {"jobs.inputs.images": 2, "jobs.inputs.rasters": 4}
+"""Most decoders of a process, by what they decode; they start when they are needed."""
+
+MEMORY_BYTES: Final = 1700 * 2**20
+"""What a decoder may take over its libraries: 100 million pixels fit, 2 GB do not."""
+
+RASTER_FACTOR: Final = 6
+"""A block of a raster may take so many times longer than an image."""
+
+_REQUESTS: Final = 1000
+"""A decoder answers so many, in case that its libraries leak."""
+
+_TRIES: Final = 3
+_DELAY_S: Final = 0.5
+_LIMITS: Final = Limits()
+
+
+class Decoders:
+    """Processes that decode. Safe to use from many threads."""
+
+    def __init__(
+        self, module: str, *, processes: int = 2, memory_bytes: int = MEMORY_BYTES
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            module: Its ``ANSWERS`` name what can be asked.
+            processes: Most at a time; who asks for more waits.
+            memory_bytes: What one may take over its libraries.
+        """
+        self._module = module
+        self._memory_bytes = memory_bytes
+        # The last one back goes first, so no more are started than are needed.
+        self._idle: queue.LifoQueue[Child | None] = queue.LifoQueue()
+        for _ in range(processes):
+            self._idle.put(None)
+
+    def ask(
+        self, kind: str, fields: dict[str, Any], data: bytes = b"", *, seconds: float
+    ) -> tuple[Any, Arrays | None]:
+        """Have a request answered by a decoder.
+
+        Args:
+            kind: One of the module's answers.
+            fields: What else it needs, for JSON.
+            data: Bytes that it is about.
+            seconds: Most time that it may take.
+
+        Returns:
+            The answer, and its arrays where it has some; they belong to the caller.
+
+        Raises:
+            ItemError: The decoder refused, was late, died or ran out of memory.
+            RuntimeError: The decoder has a bug, or none starts.
+        """
+        request = fields | {"kind": kind}
+        with contextlib.suppress(KilledError):
+            return self._ask(request, data, seconds)
+        return self._ask(request, data, seconds)
+
+    def close(self) -> None:
+        """End those that nobody uses; asking again starts new ones."""
+        for _ in range(self._idle.qsize()):
+            with contextlib.suppress(queue.Empty):
+                child = self._idle.get_nowait()
+                if child is not None:
+                    child.end()
+                self._idle.put(None)
+
+    def _ask(
+        self, request: dict[str, Any], data: bytes, seconds: float
+    ) -> tuple[Any, Arrays | None]:
+        child = self._idle.get()
+        is_sound = False
+        try:
+            if child is None or child.asked >= _REQUESTS or not child.is_fit:
+                child = self._replace(child)
+            try:
+                answer = child.ask(request, data, seconds=seconds)
+            except ItemError as error:
+                is_sound = error.code in _SOUND
+                raise
+            is_sound = True
+            return answer
+        finally:
+            if child is not None and not is_sound:
+                child.end()
+            self._idle.put(child if is_sound else None)
+
+    def _replace(self, child: Child | None) -> Child:
+        if child is not None:
+            child.end()
+        return Child(self._module, memory_bytes=self._memory_bytes)
+
+
+_SOUND: Final = {"undecodable", "unsupported", "too_large", "unreachable"}
+"""After these a decoder is as good as before."""
+
+
+def decode_image(data: bytes, *, limits: Limits = _LIMITS) -> Arrays:
+    """Decode a JPEG, PNG, WebP or TIFF file in a decoder.
+
+    Args:
+        data: The file's bytes.
+        limits: What it may take.
+
+    Returns:
+        Pixels, uint8 (3, H, W), RGB; and validity, bool (H, W).
+
+    Raises:
+        ItemError: ``undecodable``, ``too_large``, ``unsupported``, ``timed_out``,
+            ``crashed_decoder`` or ``out_of_memory``.
+    """
+    fields = {"max_pixels": limits.max_pixels}
+    decoders = _decoders("jobs.inputs.images", os.getpid())
+    _, arrays = decoders.ask("decode", fields, data, seconds=limits.seconds)
+    return _checked(arrays, bands=3)
+
+
+def read_info(
+    uri: str, access: Access, *, size: int | None = None, limits: Limits = _LIMITS
+) -> RasterInfo:
+    """Read a raster's header in a decoder.
+
+    Args:
+        uri: Location of the raster.
+        access: How to reach it.
+        size: Bytes of the file, to see through a header that claims what no file
+            of that size can hold.
+        limits: What it may take.
+
+    Raises:
+        ItemError: As in ``decode_image``.
+        StoreError: The store did not answer.
+    """
+    from jobs.inputs.rasters import RasterInfo
+
+    info, _ = _ask_raster("info", {"size": size}, uri, access, limits)
+    return RasterInfo(**info)
+
+
+def read_window(
+    uri: str, access: Access, window: Window, *, bands: int, limits: Limits = _LIMITS
+) -> Arrays:
+    """Read the first bands of a window in a decoder.
+
+    Returns:
+        Pixels, uint8 (bands, H, W); and validity, bool (H, W): False where
+        alpha, the internal mask or nodata says that there is no data.
+
+    Raises:
+        ItemError: As in ``decode_image``.
+        StoreError: The store did not answer.
+    """
+    box = [window.row, window.col, window.height, window.width]
+    fields = {"window": box, "bands": bands}
+    _, arrays = _ask_raster("window", fields, uri, access, limits)
+    pixels, valid = _checked(arrays, bands=bands)
+    if valid.shape != (window.height, window.width):
+        raise ItemError("crashed_decoder", f"the decoder gave {valid.shape} for {window}")
+    return pixels, valid
+
+
+def read_profile(uri: str, access: Access, *, limits: Limits = _LIMITS) -> dict[str, Any]:
+    """Size and georeferencing of a raster, for an output that lies on it.
+
+    Raises:
+        ItemError: As in ``decode_image``.
+        StoreError: The store did not answer.
+    """
+    from jobs.inputs.rasters import parse_profile
+
+    fields, _ = _ask_raster("profile", {}, uri, access, limits)
+    return parse_profile(fields)
+
+
+def close_decoders() -> None:
+    """End the decoders of this process that nobody uses."""
+    for module in PROCESSES:
+        _decoders(module, os.getpid()).close()
+
+
+@functools.lru_cache(maxsize=8)
+def _decoders(module: str, _process: int) -> Decoders:
+    """The decoders of this process: a copy of it, made by fork, has its own."""
+    decoders = Decoders(module, processes=PROCESSES[module])
+    atexit.register(decoders.close)
+    return decoders
+
+
+def _checked(arrays: Arrays | None, *, bands: int) -> Arrays:
+    if arrays is None or len(arrays[0]) != bands:
+        raise ItemError("crashed_decoder", "the decoder's answer makes no sense")
+    return arrays
+
+
+def _ask_raster(
+    kind: str, fields: dict[str, Any], uri: str, access: Access, limits: Limits
+) -> tuple[Any, Arrays | None]:
+    decoders = _decoders("jobs.inputs.rasters", os.getpid())
+    place = {"path": gdal_path(uri), "options": s3_options(access)}
+    ask = functools.partial(decoders.ask, kind, fields | place)
+    for number in range(_TRIES):
+        try:
+            return ask(seconds=RASTER_FACTOR * limits.seconds)
+        except ItemError as error:
+            if not uri.startswith(S3) or not _is_network(error):
+                raise
+            reason = error
+            if isinstance(error, StalledError):
+                break
+        time.sleep(random.uniform(0, _DELAY_S * 2**number))  # noqa: S311
+    raise StoreError(f"{uri} cannot be read: {reason.message}") from reason
+
+
+def _is_network(error: ItemError) -> bool:
+    return error.code == "unreachable" or isinstance(error, StalledError)
+
+
+def gdal_path(uri: str) -> str:
+    """What GDAL calls a location: never one of its own ways to reach others.
+
+    Raises:
+        ItemError: ``unsupported``: GDAL would ask for another object.
+    """
+    if not uri.startswith(S3):
+        return f"/.{uri}" if uri.startswith("/vsi") else uri
+    if {".", ".."} & set(uri.split("/")):
+        raise ItemError("unsupported", f"{uri} has a part . or .. in its key; rename it")
+    return f"/vsis3/{uri.removeprefix(S3)}"
+
+
+def s3_options(access: Access) -> dict[str, str]:
+    """What GDAL must know to reach S3; it finds credentials itself."""
+    options = {}
+    if access.endpoint_url is not None:
+        parts = urlsplit(access.endpoint_url)
+        options["AWS_S3_ENDPOINT"] = parts.netloc
+        options["AWS_HTTPS"] = "YES" if parts.scheme == "https" else "NO"
+        options["AWS_VIRTUAL_HOSTING"] = "FALSE"
+    if access.anon:
+        options["AWS_NO_SIGN_REQUEST"] = "YES"
+    if access.requester_pays:
+        options["AWS_REQUEST_PAYER"] = "requester"
+    return options
