@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -52,6 +53,23 @@ def images(tmp_path):
     for i in range(3):
         Image.new("RGB", (8, 6)).save(folder / f"{i}.png")
     return str(folder)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The requests that were started; a run has ``started.dead`` dead letters."""
+
+    class Started(list):
+        dead = 0
+
+    asked = Started()
+
+    def start(request, _progress):
+        asked.append(request)
+        return {"run": "/out", "dead_letters": asked.dead}
+
+    monkeypatch.setattr("jobs.commands.start", start)
+    return asked
 
 
 def assert_refused(found, *words):
@@ -268,26 +286,32 @@ def test_no_run_is_one_line(run, tmp_path):
     )
 
 
-@pytest.mark.s3
-@pytest.mark.timeout(30)
-def test_a_server_that_does_not_answer_is_one_line(run, monkeypatch):
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+@pytest.fixture
+def haste(monkeypatch):
+    """A store that is given up soon."""
+    from jobs.patience import Patience
+    from jobs.storage import open_store
+
+    little = Patience(budget_s=0.2, connect_s=0.1, silence_s=0.1, first_pause_s=0.01)
+    monkeypatch.setattr("jobs.storage.Patience", lambda: little)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    nobody = ("--endpoint-url", "http://127.0.0.1:1")
-    assert_refused(
-        run("plan", "label", "s3://b/a", "--bundle", "s3://b/net", *nobody), "s3://b/net"
-    )
+    open_store.cache_clear()
+    yield
+    open_store.cache_clear()
 
 
 @pytest.mark.s3
-@pytest.mark.timeout(30)
-def test_a_run_on_a_server_that_does_not_answer_is_one_line(run, monkeypatch):
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    found = run("status", "s3://b/run", "--endpoint-url", "http://127.0.0.1:1")
-    assert_refused(found, "s3://b/run")
+@pytest.mark.usefixtures("haste")
+@pytest.mark.parametrize(
+    "command",
+    [("plan", "label", "s3://b/a", "--bundle", "s3://b/net"), ("status", "s3://b/run")],
+    ids=" ".join,
+)
+def test_a_server_that_does_not_answer_is_one_line(run, command):
+    code, out, err = run(*command, "--endpoint-url", "http://127.0.0.1:1")
+    assert (code, out, err.count("\n")) == (4, "", 1)
+    assert "s3://b/" in err
 
 
 # What works
@@ -305,7 +329,20 @@ def test_plan_counts_images(run, bundle, images):
         "  shards  2",
         out.splitlines()[-1],
     ]
-    assert out.splitlines()[-1].startswith(f"start it: atrous label {images} RUN --bundle ")
+    start = f"atrous label {images} RUN --bundle {bundle()} --shard-items 2"
+    assert out.splitlines()[-1] == f"start it: {start}"
+
+
+def test_plan_ends_with_the_command_to_type(run, bundle, images, tmp_path, started):
+    (tmp_path / "my job.toml").write_text(f"bundle = '{bundle()}'\n")
+    typed = ("--anon", "-c", tmp_path / "my job.toml", "-c", "on_error=stop", "--limit", 2)
+    code, out, _ = run("plan", "label", images, *typed)
+    assert code == 0
+    words = shlex.split(out.splitlines()[-1].removeprefix("start it: atrous "))
+    assert run(*words)[0] == 0
+    (request,) = started
+    assert (request.bundle, request.limit, request.access.anon) == (bundle(), 2, True)
+    assert {reaction for _, reaction in request.policy.on_error} == {"stop"}
 
 
 def test_plan_json_is_one_object(run, bundle, images):
@@ -393,14 +430,8 @@ def test_ctrl_c_is_130(run, images, monkeypatch, error):
 
 
 @pytest.mark.parametrize(("dead", "code"), [(0, 0), (2, 3)])
-def test_a_run_says_where_its_output_is(run, images, monkeypatch, dead, code):
-    asked = []
-
-    def start(request, _progress):
-        asked.append(request)
-        return {"run": "/out", "dead_letters": dead}
-
-    monkeypatch.setattr("jobs.commands.start", start)
+def test_a_run_says_where_its_output_is(run, images, started, dead, code):
+    started.dead = dead
     options = (
         "--bundle",
         "net",
@@ -416,7 +447,7 @@ def test_a_run_says_where_its_output_is(run, images, monkeypatch, dead, code):
     assert (found, out) == (code, "/out/masks\n")
     assert err.splitlines()[-1] == "look at it: atrous status RUN"
     assert ("2 dead letters: /out/dead_letter.parquet" in err) == bool(dead)
-    (request,) = asked
+    (request,) = started
     assert (request.job, request.source, request.run) == ("label", images, "RUN")
     assert (request.bundle, request.limit, request.precision) == ("net", 5, "fp32")
     assert (request.cut.shard_items, request.cut.block) == (7, 4096)
