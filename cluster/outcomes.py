@@ -24,7 +24,15 @@ class WorkerBugError(PoolError):
 
 
 class NoCapacityError(PoolError):
-    """The cluster has no room for a single actor."""
+    """The cluster has no room for a single replica, or for none any more."""
+
+
+class ClusterLostError(PoolError):
+    """The cluster does not answer any more."""
+
+
+class UnauthenticatedError(PermissionError):
+    """The cluster lets anybody in; the message says what to set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +44,7 @@ class Death:
     """One line for people, with the signal where it is known."""
 
     node: str = ""
-    """Host name, or Ray's id of the node."""
+    """Its host's name; empty where it is not known."""
 
     traceback: str = ""
     """Where each thread was; empty where nothing was left."""
@@ -66,9 +74,15 @@ class Worker(Protocol):
     """What actors hold."""
 
     def process(
-        self, item: Any, attempt: Attempt, announce: Callable[[str], None]
+        self,
+        item: Any,  # noqa: ANN401
+        attempt: Attempt,
+        announce: Callable[[str], None],
     ) -> Any:  # noqa: ANN401 - any item, any value
         """Do an item; ``announce`` names the step about to be taken.
+
+        An exception is a bug, but for ``MemoryError`` and torch's
+        ``OutOfMemoryError``: after these the item is tried again alone.
 
         Returns:
             Any small value, or ``Postponed``.
