@@ -11,7 +11,7 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from jobs.errors import InputError, RunError
 from jobs.plan import Totals, measure_plan, read_about, read_plan, write_plan
@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     from jobs.storage import Store
 
 
+RETRIES: Final = "retries"
+SUCCESS: Final = "_SUCCESS"
+"""The last object of a run, or of a retry: all is done, and proven."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A run that has a plan."""
+    """A run, or a retry of its dead letters, that has a plan."""
 
     spec: Spec
     """As the run was planned: a resumed run keeps its own cut."""
@@ -35,6 +40,8 @@ class Planned:
     totals: Totals
     fingerprint: str
     resumed: bool
+    folder: str
+    """Where plan and ledger lie."""
 
 
 def prepare(store: Store, spec: Spec, shards: Iterable[Shard]) -> Planned:
@@ -49,25 +56,85 @@ def prepare(store: Store, spec: Spec, shards: Iterable[Shard]) -> Planned:
         RunError: The folder holds another run, or something else.
         InputError: There is nothing to plan.
     """
-    held = load_job(store, spec.run)
+    return _prepare(store, spec, spec.run, spec.identity(), shards)
+
+
+def prepare_retry(
+    store: Store, first: Planned, number: int, shards: Iterable[Shard]
+) -> Planned:
+    """Plan a retry of a run's dead letters, or take up the plan of one.
+
+    Args:
+        store: Where the run folder lies.
+        first: The run.
+        number: Of the retry, from 1.
+        shards: The plan; read only where the folder holds none.
+
+    Raises:
+        RunError: The folder holds something else.
+    """
+    identity = {"run": first.fingerprint, "retry": number}
+    folder = join(first.spec.run, RETRIES, f"{number:03d}")
+    return _prepare(store, first.spec, folder, identity, shards)
+
+
+def list_folders(store: Store, run: str) -> list[str]:
+    """The run folder, and those of its retries, in order: each has plan and ledger."""
+    names = [name for name in store.folders(join(run, RETRIES)) if name.isdecimal()]
+    found = [join(run, RETRIES, name) for name in names]
+    return [run, *(folder for folder in found if load_job(store, folder) is not None)]
+
+
+def is_finished(store: Store, folder: str) -> bool:
+    """Whether a run, or a retry, is done in full."""
+    return store.exists(join(folder, SUCCESS))
+
+
+def _prepare(
+    store: Store,
+    spec: Spec,
+    folder: str,
+    identity: dict[str, Any],
+    shards: Iterable[Shard],
+) -> Planned:
+    held = load_job(store, folder)
     if held is not None:
-        return _resume(spec, held)
-    try:
-        _write(store, spec, shards)
-    except OSError as error:
-        raise RunError(f"{spec.run} cannot be written: {error}") from error
-    return replace(_resume(spec, require_job(store, spec.run)), resumed=False)
+        return _resume(spec, folder, identity, held)
+    _write(store, spec, folder, identity, shards)
+    held = require_job(store, folder)
+    return replace(_resume(spec, folder, identity, held), resumed=False)
 
 
-def _write(store: Store, spec: Spec, shards: Iterable[Shard]) -> None:
-    cut = asdict(spec.cut)
-    identity = digest_of(spec.identity())
+def _write(
+    store: Store,
+    spec: Spec,
+    folder: str,
+    identity: dict[str, Any],
+    shards: Iterable[Shard],
+) -> None:
+    about = {"identity": digest_of(identity), "cut": asdict(spec.cut)}
     with tempfile.TemporaryDirectory(prefix="atrous-") as scratch:
         local = Path(scratch, "plan.parquet")
-        totals = write_plan(shards, local, about={"identity": identity, "cut": cut})
-        if not store.create_from(plan_uri(spec.run), local):
-            totals, cut = _adopt(store, spec, identity, Path(scratch))
-    store.create(join(spec.run, "job.json"), _describe(spec, totals, cut))
+        totals = write_plan(shards, local, about=about)
+        if store.create_from(plan_uri(folder), local) is None:
+            totals, about = _adopt(store, folder, about, Path(scratch))
+    fields = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": _fingerprint(spec, identity, totals),
+        "identity": identity,
+        "plan": asdict(totals),
+        "cut": about["cut"],
+        "access": asdict(spec.access),
+        "bundle": asdict(spec.bundle),
+        "bundle_location": spec.bundle_location,
+    }
+    store.create(join(folder, "job.json"), json.dumps(fields, indent=1).encode())
+
+
+def _fingerprint(spec: Spec, identity: dict[str, Any], totals: Totals) -> str:
+    if "retry" in identity:
+        return digest_of({"plan": totals.digest, **identity})
+    return spec.fingerprint(totals.digest)
 
 
 def load_job(store: Store, run: str) -> dict[str, Any] | None:
@@ -106,27 +173,29 @@ def require_job(store: Store, run: str) -> dict[str, Any]:
     return held
 
 
-def read_shards(store: Store, run: str) -> Iterator[Shard]:
-    """The shards of a planned run, in order."""
+def read_shards(store: Store, folder: str) -> Iterator[Shard]:
+    """The shards of a plan, in order."""
     with tempfile.TemporaryDirectory(prefix="atrous-") as scratch:
-        yield from read_plan(_fetch_plan(store, run, Path(scratch)))
+        yield from read_plan(_fetch_plan(store, folder, Path(scratch)))
 
 
-def plan_uri(run: str) -> str:
-    """Where a run keeps its plan."""
-    return join(run, "plan.parquet")
+def plan_uri(folder: str) -> str:
+    """Where a run or a retry keeps its plan."""
+    return join(folder, "plan.parquet")
 
 
-def _resume(spec: Spec, held: dict[str, Any]) -> Planned:
-    identity = held.get("identity") or {}
+def _resume(
+    spec: Spec, folder: str, identity: dict[str, Any], held: dict[str, Any]
+) -> Planned:
+    made_for = held.get("identity") or {}
     differences = [
-        f"{name} {_short(identity.get(name))}, now {_short(value)}"
-        for name, value in spec.identity().items()
-        if identity.get(name) != value
+        f"{name} {_short(made_for.get(name))}, now {_short(value)}"
+        for name, value in identity.items()
+        if made_for.get(name) != value
     ]
     if differences:
         raise RunError(
-            f"{spec.run} holds a run with other options ({'; '.join(differences)}); "
+            f"{folder} holds a run with other options ({'; '.join(differences)}); "
             "give the same ones to resume it, or choose a new run folder"
         )
     try:
@@ -135,10 +204,11 @@ def _resume(spec: Spec, held: dict[str, Any]) -> Planned:
             totals=Totals(**held["plan"]),
             fingerprint=held["fingerprint"],
             resumed=True,
+            folder=folder,
         )
     except (KeyError, TypeError) as error:
         raise RunError(
-            f"{spec.run}/job.json is damaged ({error}); choose a new run folder"
+            f"{folder}/job.json is damaged ({error}); choose a new run folder"
         ) from error
 
 
@@ -156,7 +226,8 @@ def check_free(store: Store, run: str) -> None:
     if load_job(store, run) is not None:
         return
     for found in store.find(run):
-        if found.uri != plan_uri(run) and "/.new-" not in found.uri:
+        ours = found.uri == plan_uri(run) or "/_probe/" in found.uri
+        if not ours and "/.new-" not in found.uri:
             raise RunError(
                 f"{run} is not empty and holds no run (found {found.uri}); "
                 "choose a new run folder"
@@ -164,33 +235,19 @@ def check_free(store: Store, run: str) -> None:
 
 
 def _adopt(
-    store: Store, spec: Spec, identity: str, scratch: Path
+    store: Store, folder: str, about: dict[str, Any], scratch: Path
 ) -> tuple[Totals, dict[str, Any]]:
     """Take over a plan, and its cut, from a driver that got no further or is ahead."""
-    local = _fetch_plan(store, spec.run, scratch)
-    about = read_about(local)
-    if about["identity"] != identity:
+    local = _fetch_plan(store, folder, scratch)
+    found = read_about(local)
+    if found["identity"] != about["identity"]:
         raise RunError(
-            f"{spec.run} holds a plan made with other options; choose a new run folder"
+            f"{folder} holds a plan made with other options; choose a new run folder"
         )
-    return measure_plan(local), about["cut"]
+    return measure_plan(local), found
 
 
-def _fetch_plan(store: Store, run: str, scratch: Path) -> Path:
+def _fetch_plan(store: Store, folder: str, scratch: Path) -> Path:
     local = scratch / "plan.parquet"
-    local.write_bytes(store.read(plan_uri(run)))
+    local.write_bytes(store.read(plan_uri(folder)))
     return local
-
-
-def _describe(spec: Spec, totals: Totals, cut: dict[str, Any]) -> bytes:
-    bundle = asdict(spec.bundle)
-    fields = {
-        "format_version": FORMAT_VERSION,
-        "fingerprint": spec.fingerprint(totals.digest),
-        "identity": spec.identity(),
-        "plan": asdict(totals),
-        "cut": cut,
-        "access": asdict(spec.access),
-        "bundle": bundle,
-    }
-    return json.dumps(fields, indent=1).encode()

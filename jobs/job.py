@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
     from deeplab.segmenter import Segmentation
     from deeplab.tiles import Region
-    from jobs.ledger import DeadLetter, Record
+    from jobs.ledger import DeadLetter, Output, Record
     from jobs.shards import Item, Shard
     from jobs.spec import Spec
 
@@ -46,8 +47,17 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """What it makes, for people."""
+        """What it makes, for people: a location below the run folder."""
         ...
+
+    @property
+    def key(self) -> str:
+        """File name of its record in the ledger, without ``.json``."""
+        ...
+
+
+Gather = Callable[["Shard", "Record"], Iterable[Task]]
+"""Takes every shard and its record once; gives what that makes possible."""
 
 
 class Job(Protocol):
@@ -57,30 +67,67 @@ class Job(Protocol):
     fingerprint: str
     """Of the run; empty while it is planned."""
 
+    folder: str
+    """Where plan and ledger lie: the run folder, or a retry's folder in it."""
+
+    readers: ClassVar[int]
+    """Items of a shard to read ahead."""
+
     def plan(self) -> Iterator[Shard]:
         """On the driver: all the shards, in order."""
         ...
 
-    def read(self, shard: Shard) -> Iterator[Image | DeadLetter]:
-        """On a replica: the shard's images in order; bad ones as dead letters."""
+    def replan(self, shards: Iterator[Shard]) -> Iterator[Shard]:
+        """On the driver: shards for a retry, with every input as it is now.
+
+        Args:
+            shards: As they were planned before, of dead letters alone.
+        """
         ...
+
+    def read(self, shard: Shard, item: Item) -> Image:
+        """On a replica: one of the shard's images.
+
+        Raises:
+            ItemError: It cannot be done.
+            StoreError: It cannot be had now.
+        """
+        ...
+
+    def bury(self, shard: Shard, item: Item, letter: DeadLetter) -> DeadLetter:  # noqa: ARG002
+        """Complete a dead letter, e.g. with the pixels that are missing."""
+        return letter
 
     def write(self, shard: Shard, results: Iterable[Result | DeadLetter]) -> Record:
-        """On a replica: create the shard's output, whole, and say what it holds."""
+        """On a replica: create the shard's output, whole, and say what it holds.
+
+        Where another attempt's output stands, the record describes that one.
+        """
         ...
 
-    def finish(self, shard: Shard, record: Record) -> Iterable[Task]:  # noqa: ARG002
-        """On the driver: what this record makes possible, each task once."""
-        return ()
+    def delivered(self, record: Record) -> tuple[Output, ...]:
+        """Outputs of a shard that stay when the run is finished."""
+        return record.outputs
 
-    def is_complete(self, task: Any, names: Container[str]) -> bool:  # noqa: ANN401
-        """Whether nothing is left to do for a task, given what the run holds."""
-        return task.name in names
+    def gather(self) -> Gather:
+        """On the driver: begin to collect records, in any order."""
+        return lambda _shard, _record: ()
 
-    def complete(self, task: Any) -> None:  # noqa: ANN401 - each job has its own tasks
-        """On a replica: do a task unless its output exists.
+    def complete(self, task: Any) -> tuple[Output, ...]:  # noqa: ANN401 - each job its own
+        """On a replica: do a task, or describe what it has made already.
 
         Raises:
             ItemError: It cannot be done now; its inputs stay as they are.
         """
         raise TypeError(f"{type(self).__name__} has no tasks, got {task}")
+
+    def leftovers(self) -> frozenset[str]:
+        """On the driver: objects that tasks still have to remove, by name."""
+        return frozenset()
+
+    def has_leftovers(self, task: Any, names: frozenset[str]) -> bool:  # noqa: ANN401, ARG002
+        """Whether ``leftovers`` holds any of this task's."""
+        return False
+
+    def tidy(self, task: Any) -> None:  # noqa: ANN401
+        """On a replica: remove what a recorded task does not need any more."""

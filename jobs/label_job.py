@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+import functools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from jobs.errors import InputError, ItemError
-from jobs.inputs.images import decode_image
-from jobs.inputs.sources import IMAGE_SUFFIXES, find_items
+from jobs.errors import InputError
+from jobs.inputs.decoding import decode_image
+from jobs.inputs.sources import IMAGE_SUFFIXES, find_items, refresh
 from jobs.job import Image, Job
-from jobs.ledger import DeadLetter, Record, dead_letter
+from jobs.ledger import DeadLetter, Record, parse_record, to_json
 from jobs.outputs.files import scratch_file, store_file
-from jobs.outputs.masks import NODATA, MaskWriter
+from jobs.outputs.masks import NODATA, MaskWriter, read_record
 from jobs.prefetch import map_ahead
 from jobs.shards import plan_shards
 from jobs.storage import open_store
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from jobs.spec import Spec
 
 IMAGE_BANDS: Final = 3
-_READERS: Final = 4
+_LOOKERS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ class LabelJob(Job):
 
     spec: Spec
     fingerprint: str = ""
+    folder: str = ""
+    readers: ClassVar[int] = 4
 
     def plan(self) -> Iterator[Shard]:
         """Pack the images of the source into shards.
@@ -50,27 +53,52 @@ class LabelJob(Job):
         cut = self.spec.cut
         yield from plan_shards(items, max_items=cut.shard_items, max_bytes=cut.shard_bytes)
 
-    def read(self, shard: Shard) -> Iterator[Image | DeadLetter]:
-        """Fetch and decode the shard's images, a few ahead."""
-        return map_ahead(self._read, shard.items, threads=_READERS)
+    def replan(self, shards: Iterator[Shard]) -> Iterator[Shard]:
+        """Look at the images again and pack them anew."""
+        look = functools.partial(refresh, open_store(self.spec.access))
+        items = (item for shard in shards for item in shard.items)
+        cut = self.spec.cut
+        yield from plan_shards(
+            map_ahead(look, items, threads=_LOOKERS),
+            max_items=cut.shard_items,
+            max_bytes=cut.shard_bytes,
+        )
+
+    def read(self, shard: Shard, item: Item) -> Image:  # noqa: ARG002 - as the job asks
+        """Fetch and decode an image."""
+        data = open_store(self.spec.access).read(item.uri, etag=item.etag)
+        pixels, valid = decode_image(data, limits=self.spec.limits)
+        return Image(item=item, pixels=pixels, valid=valid)
 
     def write(self, shard: Shard, results: Iterable[Result | DeadLetter]) -> Record:
-        """Write the masks as one Parquet file, unless every image is a dead letter."""
-        letters: list[DeadLetter] = []
-        done = pixels = nodata = 0
+        """Write the masks as one Parquet file, which is there even without a row.
+
+        So of two attempts that read differently one is first, in everything.
+        """
         store = open_store(self.spec.access)
         name = f"masks/part-{shard.output_key(self.fingerprint)}.parquet"
         with scratch_file(store, self.spec.run) as path:
             with MaskWriter(path, self.spec.bundle) as writer:
-                for result in results:
-                    if isinstance(result, DeadLetter):
-                        letters.append(result)
-                        continue
-                    writer.add(result)
-                    done += 1
-                    pixels += result.segmentation.mask.size
-                    nodata += int((result.segmentation.mask == NODATA).sum())
-            outputs = (store_file(store, self.spec.run, name, path),) if done else ()
+                record = self._fill(writer, shard, results)
+                writer.sign(to_json(record).decode())
+            stored = store_file(store, self.spec.run, name, path)
+        if stored.other is not None:
+            record = parse_record(name, read_record(stored.other))
+        return replace(record, outputs=(stored.output,))
+
+    def _fill(
+        self, writer: MaskWriter, shard: Shard, results: Iterable[Result | DeadLetter]
+    ) -> Record:
+        letters: list[DeadLetter] = []
+        done = pixels = nodata = 0
+        for result in results:
+            if isinstance(result, DeadLetter):
+                letters.append(result)
+                continue
+            writer.add(result)
+            done += 1
+            pixels += result.segmentation.mask.size
+            nodata += int((result.segmentation.mask == NODATA).sum())
         return Record(
             shard=shard.index,
             fingerprint=self.fingerprint,
@@ -79,13 +107,4 @@ class LabelJob(Job):
             dead_letters=tuple(letters),
             pixels_done=pixels - nodata,
             pixels_nodata=nodata,
-            outputs=outputs,
         )
-
-    def _read(self, item: Item) -> Image | DeadLetter:
-        try:
-            data = open_store(self.spec.access).read(item.uri, etag=item.etag)
-            pixels, valid = decode_image(data)
-        except ItemError as error:
-            return dead_letter(item, "read", error.code, error.message)
-        return Image(item=item, pixels=pixels, valid=valid)

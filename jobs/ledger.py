@@ -2,13 +2,19 @@
 
 A shard is done when its record exists, and not before. Records are created
 once under a name that holds the shard's index alone, so any process may die at
-any line and two drivers may run at once. No clock and no lock is involved.
+any line and two drivers may run at once. No clock and no lock is involved. What
+a record says of an output holds for the object that stands, whoever wrote it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import itertools
 import json
+import zlib
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs.errors import RunError
@@ -16,13 +22,17 @@ from jobs.prefetch import map_ahead
 from jobs.storage import join
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from jobs.shards import Item
     from jobs.storage import Store
 
-_SHARDS_A_FOLDER: Final = 1000
+GROUP: Final = 1000
+"""Records in a folder of the ledger, and in an object of ``ledger/merged``."""
+
 _READERS: Final = 16
+_MERGED: Final = "merged"
+_TASKS: Final = "tasks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +68,8 @@ class Output:
     """Bytes."""
 
     sha256: str
+    etag: str = ""
+    """What the store called it when it was created."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +95,9 @@ class Record:
     worker: str = ""
     """Host and process that did it."""
 
+    attempts: int = 1
+    """Tries that it took, as far as the driver knew."""
+
     def __post_init__(self) -> None:
         """Check that no item is lost."""
         if self.items_done + len(self.dead_letters) != self.items:
@@ -92,42 +107,165 @@ class Record:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """What a task made, e.g. the assembly of a raster."""
+
+    key: str
+    """File name that is the task's alone."""
+
+    fingerprint: str
+    outputs: tuple[Output, ...]
+    worker: str = ""
+
+
 def dead_letter(item: Item, stage: str, code: str, message: str) -> DeadLetter:
     """The dead letter of a whole item."""
     return DeadLetter(uri=item.uri, key=item.key, stage=stage, code=code, message=message)
 
 
 class Ledger:
-    """The records of one run."""
+    """The records of one plan, and of the tasks that its shards made possible.
 
-    def __init__(self, store: Store, run: str) -> None:
-        """Look below ``run/ledger``."""
+    A complete thousand is also kept as one object, so that taking up a run of a
+    million shards reads a thousand objects.
+    """
+
+    def __init__(self, store: Store, folder: str) -> None:
+        """Look below ``folder/ledger``."""
         self._store = store
-        self._root = join(run, "ledger")
+        self._root = join(folder, "ledger")
 
-    def commit(self, record: Record) -> bool:
-        """Write a record unless the shard has one; False if it had."""
-        text = json.dumps(asdict(record), sort_keys=True)
-        return self._store.create(self._uri(record.shard), text.encode())
+    def commit(self, record: Record) -> Record:
+        """Write a shard's record unless it has one; the record that stands."""
+        uri = self._uri(record.shard)
+        if self._store.create(uri, to_json(record)):
+            return record
+        return parse_record(uri, self._store.read(uri))
 
     def read(self) -> Iterator[Record]:
         """All records there are, in order of shard."""
-        uris = [found.uri for found in self._store.find(self._root)]
-        records = [uri for uri in uris if uri.endswith(".json")]
-        texts = map_ahead(self._store.read, records, threads=_READERS)
-        yield from map(_parse, records, texts)
+        yield from self._read_all(self._uris())
+
+    def merged(self) -> set[int]:
+        """Numbers of the thousands that are kept as one object."""
+        found = self._store.find(join(self._root, _MERGED))
+        return {int(Path(one.uri).name.split(".")[0]) for one in found if _is_ours(one.uri)}
+
+    def merge(self, thousand: int) -> bool:
+        """Keep a complete thousand as one object too; False if it is not complete."""
+        uris = self._open_uris(thousand)
+        if len(uris) != GROUP:
+            return False
+        records = self._read_all(uris)
+        lines = b"".join(to_json(record) + b"\n" for record in records)
+        # Without a time in it, so that two drivers write the same bytes.
+        self._store.create(self._merged_uri(thousand), gzip.compress(lines, 6, mtime=0))
+        return True
+
+    def commit_task(self, task: TaskRecord) -> TaskRecord:
+        """Write what a task made unless it is written; the record that stands."""
+        uri = self._task_uri(task.key)
+        if self._store.create(uri, to_json(task)):
+            return task
+        return _parse_task(uri, self._store.read(uri))
+
+    def has_task(self, key: str) -> bool:
+        """Whether a task is done."""
+        return self._store.exists(self._task_uri(key))
+
+    def task_keys(self) -> set[str]:
+        """Keys of the tasks that are done."""
+        return {Path(uri).name.removesuffix(".json") for uri in self._task_uris()}
+
+    def read_tasks(self) -> Iterator[TaskRecord]:
+        """What the tasks made, in order of key."""
+        uris = self._task_uris()
+        yield from map(
+            _parse_task, uris, map_ahead(self._store.read, uris, threads=_READERS)
+        )
+
+    def _uris(self) -> Iterator[str]:
+        """Objects that hold records, each record in one of them."""
+        merged = self.merged()
+        folders = {
+            int(name) for name in self._store.folders(self._root) if name.isdecimal()
+        }
+        for thousand in sorted(merged | folders):
+            if thousand in merged:
+                yield self._merged_uri(thousand)
+            else:
+                yield from self._open_uris(thousand)
+
+    def _open_uris(self, thousand: int) -> list[str]:
+        found = self._store.find(join(self._root, f"{thousand:06d}"))
+        return [one.uri for one in found if _is_ours(one.uri)]
+
+    def _task_uris(self) -> list[str]:
+        found = self._store.find(join(self._root, _TASKS))
+        return [one.uri for one in found if _is_ours(one.uri)]
+
+    def _read_all(self, uris: Iterable[str]) -> Iterator[Record]:
+        """The records in some objects; what is read ahead is not yet unpacked."""
+        names, uris = itertools.tee(uris)
+        for uri, data in zip(
+            names, map_ahead(self._store.read, uris, threads=_READERS), strict=True
+        ):
+            yield from (parse_record(uri, line) for line in _lines(uri, data))
+
+    def _task_uri(self, key: str) -> str:
+        return join(self._root, _TASKS, f"{key}.json")
+
+    def _merged_uri(self, thousand: int) -> str:
+        return join(self._root, _MERGED, f"{thousand:06d}.jsonl.gz")
 
     def _uri(self, shard: int) -> str:
-        folder = shard // _SHARDS_A_FOLDER
-        return join(self._root, f"{folder:06d}", f"{shard:09d}.json")
+        return join(self._root, f"{shard // GROUP:06d}", f"{shard:09d}.json")
 
 
-def _parse(uri: str, data: bytes) -> Record:
+def _lines(uri: str, data: bytes) -> list[bytes]:
+    if uri.endswith(".json"):
+        return [data]
     try:
+        return gzip.decompress(data).splitlines()
+    except (OSError, EOFError, zlib.error) as error:
+        raise RunError(f"{uri} is damaged ({error}); see atrous verify") from error
+
+
+def _is_ours(uri: str) -> bool:
+    """Not a file that somebody is still writing."""
+    return not Path(uri).name.startswith(".")
+
+
+def to_json(record: Record | TaskRecord) -> bytes:
+    """One line of JSON with sorted keys."""
+    return json.dumps(asdict(record), sort_keys=True).encode()
+
+
+def parse_record(uri: str, data: bytes | str) -> Record:
+    """Read a record's JSON, found at ``uri``.
+
+    Raises:
+        RunError: It is no record of this version.
+    """
+    with _foreign(uri):
         fields: dict[str, Any] = json.loads(data)
         letters = tuple(DeadLetter(**letter) for letter in fields.pop("dead_letters"))
         outputs = tuple(Output(**output) for output in fields.pop("outputs"))
         return Record(**fields, dead_letters=letters, outputs=outputs)
+
+
+def _parse_task(uri: str, data: bytes) -> TaskRecord:
+    with _foreign(uri):
+        fields: dict[str, Any] = json.loads(data)
+        outputs = tuple(Output(**output) for output in fields.pop("outputs"))
+        return TaskRecord(**fields, outputs=outputs)
+
+
+@contextlib.contextmanager
+def _foreign(uri: str) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(
             f"{uri} is not a ledger record of this version ({error}); "

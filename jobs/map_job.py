@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections import defaultdict
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
+import itertools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
 from deeplab.tiles import Region, TileGrid
-from jobs.errors import ItemError
-from jobs.inputs.rasters import read_info, read_profile, read_window
-from jobs.inputs.sources import RASTER_SUFFIXES, find_items
+from jobs.assembly import Rasters
+from jobs.errors import ItemError, StoreError
+from jobs.folder import list_folders, read_shards
+from jobs.inputs.decoding import read_info, read_profile, read_window
+from jobs.inputs.sources import RASTER_SUFFIXES, find_items, refresh
 from jobs.job import Image, Job
-from jobs.ledger import DeadLetter, Output, Record, dead_letter
+from jobs.ledger import DeadLetter, Ledger, Output, Record
 from jobs.outputs.cog import Legend, decode_piece, encode_piece, write_cog
-from jobs.outputs.files import scratch_file, store_file
+from jobs.outputs.files import replace_file, scratch_file, store_file
 from jobs.prefetch import map_ahead
 from jobs.shards import Item, Refusal, Shard
 from jobs.storage import changed, join, open_store
 from jobs.windows import check_block, count_blocks, cut_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from deeplab.tiles import Window
+    from jobs.assembly import Assembly
     from jobs.inputs.rasters import RasterInfo
-    from jobs.job import Result
+    from jobs.job import Gather, Result
     from jobs.shards import Block
     from jobs.spec import Spec
 
 _HEADER_READERS: Final = 8
-_LONGEST_NAME: Final = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assembly:
-    """A raster whose blocks are all in the ledger."""
-
-    item: Item
-    height: int
-    width: int
-    absent: frozenset[int]
-    """Numbers of the blocks that have no piece: nodata or dead letters."""
-
-    dead: bool
-    """Whether a block is a dead letter, so that the pieces must be kept."""
-
-    @property
-    def name(self) -> str:
-        """Location of the COG below the run folder."""
-        return f"rasters/{output_name(self.item.key)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +44,8 @@ class MapJob(Job):
 
     spec: Spec
     fingerprint: str = ""
-    _blocks: dict[str, list[tuple[int, bool, bool]]] = field(
-        default_factory=lambda: defaultdict(list), compare=False, repr=False
-    )
-    """On the driver, for each raster under way: (number, has a piece, is dead)."""
+    folder: str = ""
+    readers: ClassVar[int] = 1
 
     def plan(self) -> Iterator[Shard]:
         """Cut every raster of the source into blocks.
@@ -76,83 +57,149 @@ class MapJob(Job):
         check_block(block)
         store = open_store(self.spec.access)
         items = find_items(store, self.spec.source, RASTER_SUFFIXES, limit=self.spec.limit)
-        index = 0
-        for item, header in zip(
-            items, map_ahead(self._inspect, items, threads=_HEADER_READERS), strict=True
-        ):
-            if isinstance(header, Refusal):
-                yield Shard(index=index, items=(item,), refusal=header)
-                index += 1
-                continue
-            for part in cut_blocks(header.height, header.width, block):
-                yield Shard(index=index, items=(item,), block=part)
-                index += 1
+        headers = map_ahead(self._inspect, items, threads=_HEADER_READERS)
+        parts = itertools.starmap(self._cut, zip(items, headers, strict=True))
+        yield from _number(itertools.chain.from_iterable(parts))
 
-    def read(self, shard: Shard) -> Iterator[Image | DeadLetter]:
+    def replan(self, shards: Iterator[Shard]) -> Iterator[Shard]:
+        """Look at the rasters again; one that has changed is done as a whole or not."""
+        rasters: dict[str, list[Shard]] = {}
+        for shard in shards:
+            rasters.setdefault(shard.items[0].uri, []).append(shard)
+        yield from _number(
+            part for blocks in rasters.values() for part in self._recut(blocks)
+        )
+
+    def _cut(self, item: Item, header: RasterInfo | Refusal) -> Iterator[Shard]:
+        if isinstance(header, Refusal):
+            yield Shard(index=0, items=(item,), refusal=header)
+            return
+        for part in cut_blocks(header.height, header.width, self.spec.cut.block):
+            yield Shard(index=0, items=(item,), block=part)
+
+    def _recut(self, shards: list[Shard]) -> Iterator[Shard]:
+        """The dead blocks of a raster, as its object allows now."""
+        first = shards[0]
+        item = refresh(open_store(self.spec.access), first.items[0])
+        block = first.block
+        whole = block is None or len(shards) == count_blocks(
+            block.height, block.width, self.spec.cut.block
+        )
+        if item.etag == first.items[0].etag and block is not None:
+            yield from (replace(one, items=(item,), refusal=None) for one in shards)
+        elif whole:
+            yield from self._cut(item, self._inspect(item))
+        else:
+            refusal = Refusal(
+                code="input_changed",
+                message="it changed when a part of it was mapped; map it into a new run",
+            )
+            yield from (replace(one, refusal=refusal) for one in shards)
+
+    def read(self, shard: Shard, item: Item) -> Image:
         """Read the block and the halo that its tiles need, in one window."""
-        (item,) = shard.items
-        if shard.refusal is not None:
-            yield dead_letter(item, "plan", shard.refusal.code, shard.refusal.message)
-        elif shard.block is not None:
-            yield self._read_block(item, shard.block)
+        block = _block_of(shard)
+        bundle, access = self.spec.bundle, self.spec.access
+        grid = TileGrid(
+            height=block.height,
+            width=block.width,
+            tile=bundle.tile,
+            overlap=bundle.overlap,
+        )
+        reach = grid.reach(block.core)
+        self._check_unchanged(item)
+        with self._explained(item):
+            pixels, valid = read_window(
+                item.uri, access, reach, bands=len(bundle.bands), limits=self.spec.limits
+            )
+        self._check_unchanged(item)
+        if not valid[_inside(reach, block.core)].any():
+            valid = np.zeros_like(valid)
+        region = Region(height=block.height, width=block.width, core=block.core, read=reach)
+        return Image(item=item, pixels=pixels, valid=valid, region=region)
+
+    def bury(self, shard: Shard, item: Item, letter: DeadLetter) -> DeadLetter:  # noqa: ARG002
+        """Say which pixels are missing."""
+        if shard.block is None:
+            return letter
+        core = shard.block.core
+        return replace(
+            letter, row=core.row, col=core.col, height=core.height, width=core.width
+        )
 
     def write(self, shard: Shard, results: Iterable[Result | DeadLetter]) -> Record:
         """Create the block's piece, unless it holds nodata alone."""
         (result,) = results
-        block = shard.block
-        if isinstance(result, DeadLetter) or block is None:
+        if isinstance(result, DeadLetter):
             return self._record(shard, letter=result)
         mask = result.segmentation.mask
-        known = int((mask < len(self.spec.bundle.classes)).sum())
-        output = self._store_piece(shard, mask) if known else None
-        return self._record(shard, known=known, output=output)
+        known = self._count(mask)
+        if not known:
+            return self._record(shard)
+        store, run = open_store(self.spec.access), self.spec.run
+        with scratch_file(store, run) as path:
+            path.write_bytes(encode_piece(mask))
+            stored = store_file(store, run, self._piece_name(shard), path)
+        if stored.other is not None:
+            known = self._count(decode_piece(stored.other))
+        return self._record(shard, known=known, output=stored.output)
 
-    def finish(self, shard: Shard, record: Record) -> Iterator[Assembly]:
-        """A raster's assembly, once the last of its blocks is in the ledger."""
-        (item,), block = shard.items, shard.block
-        if block is None:
-            return
-        blocks = self._blocks[item.uri]
-        blocks.append((block.number, bool(record.outputs), bool(record.dead_letters)))
-        if len(blocks) == count_blocks(block.height, block.width, self.spec.cut.block):
-            del self._blocks[item.uri]
-            yield Assembly(
-                item=item,
-                height=block.height,
-                width=block.width,
-                absent=frozenset(number for number, piece, _ in blocks if not piece),
-                dead=any(dead for _, _, dead in blocks),
+    def delivered(self, record: Record) -> tuple[Output, ...]:  # noqa: ARG002
+        """Nothing: pieces go into the rasters."""
+        return ()
+
+    def gather(self) -> Gather:
+        """Collect blocks; when a raster's are all there, it can be put together."""
+        rasters = Rasters(self.spec.cut.block)
+        if self.folder != self.spec.run:
+            store = open_store(self.spec.access)
+            folders = list_folders(store, self.spec.run)
+            earlier = folders[: folders.index(self.folder)]
+            rasters.retry(
+                read_shards(store, self.folder),
+                [(read_shards(store, one), Ledger(store, one)) for one in earlier],
             )
+        return rasters.add
 
-    def is_complete(self, task: Assembly, names: Container[str]) -> bool:
-        """Whether the COG exists and no piece of it is left over."""
-        if task.name not in names:
-            return False
-        pieces = (self._piece_name(shard) for shard in self._shards(task))
-        return task.dead or not any(piece in names for piece in pieces)
-
-    def complete(self, task: Assembly) -> None:
+    def complete(self, task: Assembly) -> tuple[Output, ...]:
         """Put a raster's pieces together into its COG, unless it exists.
 
         Raises:
             ItemError: The source is gone or changed, so its grid is unknown.
         """
-        store = open_store(self.spec.access)
-        run, name = self.spec.run, task.name
-        if not store.exists(join(run, name)):
-            profile = self._profile(task.item)
-            legend = Legend(bundle=self.spec.bundle, fingerprint=self.fingerprint)
-            with scratch_file(store, run) as path:
-                pieces = self._pieces(task)
-                write_cog(path, profile=profile, legend=legend, pieces=pieces)
-                store_file(store, run, name, path)
+        store, run = open_store(self.spec.access), self.spec.run
+        profile = self._profile(task.item)
+        legend = Legend(bundle=self.spec.bundle, fingerprint=self.fingerprint)
+        with scratch_file(store, run) as path:
+            pieces = self._pieces(task)
+            write_cog(path, profile=profile, legend=legend, pieces=pieces)
+            if task.replaces is None:
+                return (store_file(store, run, task.name, path).output,)
+            return (replace_file(store, run, task.replaces, path),)
+
+    def leftovers(self) -> frozenset[str]:
+        """Pieces that are there, by name."""
+        run = self.spec.run
+        found = open_store(self.spec.access).find(join(run, "pieces"))
+        return frozenset(one.uri.removeprefix(f"{run}/") for one in found)
+
+    def has_leftovers(self, task: Assembly, names: frozenset[str]) -> bool:
+        """Whether pieces of a finished raster are there; a dead block keeps them."""
+        return not task.dead and any(piece.name in names for _, piece in task.pieces)
+
+    def tidy(self, task: Assembly) -> None:
+        """Remove the pieces of a raster that needs them no more."""
         if not task.dead:
-            for shard in self._shards(task):
-                store.delete(join(run, self._piece_name(shard)))
+            store = open_store(self.spec.access)
+            for _, piece in task.pieces:
+                store.delete(join(self.spec.run, piece.name))
 
     def _inspect(self, item: Item) -> RasterInfo | Refusal:
         try:
-            info = read_info(item.uri, self.spec.access)
+            with self._explained(item):
+                info = read_info(
+                    item.uri, self.spec.access, size=item.size, limits=self.spec.limits
+                )
         except ItemError as error:
             return Refusal(code=error.code, message=error.message)
         wanted = len(self.spec.bundle.bands)
@@ -162,29 +209,14 @@ class MapJob(Job):
             return Refusal(code="unsupported", message=text)
         return info
 
-    def _read_block(self, item: Item, block: Block) -> Image | DeadLetter:
-        bundle, access = self.spec.bundle, self.spec.access
-        grid = TileGrid(
-            height=block.height,
-            width=block.width,
-            tile=bundle.tile,
-            overlap=bundle.overlap,
-        )
-        reach = grid.reach(block.core)
+    @contextlib.contextmanager
+    def _explained(self, item: Item) -> Iterator[None]:
+        """Say so where reading failed because the object is gone or another one."""
         try:
+            yield
+        except (ItemError, StoreError):
             self._check_unchanged(item)
-            pixels, valid = read_window(item.uri, access, reach, bands=len(bundle.bands))
-            self._check_unchanged(item)
-        except ItemError as error:
-            letter = dead_letter(item, "read", error.code, error.message)
-            core = block.core
-            return replace(
-                letter, row=core.row, col=core.col, height=core.height, width=core.width
-            )
-        if not valid[_inside(reach, block.core)].any():
-            valid = np.zeros_like(valid)
-        region = Region(height=block.height, width=block.width, core=block.core, read=reach)
-        return Image(item=item, pixels=pixels, valid=valid, region=region)
+            raise
 
     def _check_unchanged(self, item: Item) -> None:
         # GDAL cannot be told which version to read, so look before and after.
@@ -192,19 +224,24 @@ class MapJob(Job):
             raise changed(item.uri)
 
     def _profile(self, item: Item) -> dict[str, object]:
-        profile = read_profile(item.uri, self.spec.access)
+        with self._explained(item):
+            profile = read_profile(item.uri, self.spec.access, limits=self.spec.limits)
         self._check_unchanged(item)
         return profile
+
+    def _count(self, mask: np.ndarray) -> int:
+        """Pixels that have a class."""
+        return int((mask < len(self.spec.bundle.classes)).sum())
 
     def _record(
         self,
         shard: Shard,
         *,
-        letter: Result | DeadLetter | None = None,
+        letter: DeadLetter | None = None,
         known: int = 0,
         output: Output | None = None,
     ) -> Record:
-        dead = (letter,) if isinstance(letter, DeadLetter) else ()
+        dead = () if letter is None else (letter,)
         size = shard.block.core.size if shard.block else 0
         return Record(
             shard=shard.index,
@@ -218,38 +255,31 @@ class MapJob(Job):
             outputs=() if output is None else (output,),
         )
 
-    def _store_piece(self, shard: Shard, mask: np.ndarray) -> Output:
-        store, run = open_store(self.spec.access), self.spec.run
-        with scratch_file(store, run) as path:
-            path.write_bytes(encode_piece(mask))
-            return store_file(store, run, self._piece_name(shard), path)
-
     def _piece_name(self, shard: Shard) -> str:
         return f"pieces/{shard.output_key(self.fingerprint)}.tif"
 
-    def _shards(self, task: Assembly) -> Iterator[Shard]:
-        """The shards of a raster that have a piece, as far as their names go."""
-        for block in cut_blocks(task.height, task.width, self.spec.cut.block):
-            if block.number not in task.absent:
-                yield Shard(index=0, items=(task.item,), block=block)
-
     def _pieces(self, task: Assembly) -> Iterator[tuple[Window, np.ndarray]]:
         store = open_store(self.spec.access)
-        for shard in self._shards(task):
-            if shard.block is not None:
-                data = store.read(join(self.spec.run, self._piece_name(shard)))
-                yield shard.block.core, decode_piece(data)
+        cores = cut_blocks(task.height, task.width, self.spec.cut.block)
+        known = dict(task.pieces)
+        for block in cores:
+            if block.number not in known:
+                continue
+            piece = known[block.number]
+            data = store.read(join(self.spec.run, piece.name))
+            if hashlib.sha256(data).hexdigest() != piece.sha256:
+                raise ItemError("corrupted", f"{piece.name} is not what its record says")
+            yield block.core, decode_piece(data)
 
 
-def output_name(key: str) -> str:
-    """One file name for a key: no separators, no two keys alike.
+def _number(shards: Iterable[Shard]) -> Iterator[Shard]:
+    return (replace(shard, index=index) for index, shard in enumerate(shards))
 
-    Percent-encoded; a very long key is cut and told apart by its SHA-256.
-    """
-    name = quote(key, safe=" ()+,=@")
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[:120]}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
-    return name if name.endswith(".tif") else f"{name}.tif"
+
+def _block_of(shard: Shard) -> Block:
+    if shard.block is None:
+        raise ValueError(f"shard {shard.index} of a map has no block")
+    return shard.block
 
 
 def _inside(outer: Window, inner: Window) -> tuple[slice, slice]:

@@ -65,7 +65,7 @@ class ProgressLine:
         shards = tally.shards - self._base_shards
         rate = (tally.counts["pixels_done"] - self._base_pixels) / 1e6 / elapsed
         left = (self._shards - tally.shards) * elapsed / shards
-        dead = len(tally.dead_letters)
+        dead = tally.dead
         return (
             f"{tally.shards}/{self._shards} shards  {rate:.2f} MP/s  "
             f"{format_seconds(left)} left" + (f"  {dead} dead letters" if dead else "")

@@ -1,4 +1,4 @@
-"""The one loop: plan, ledger, pool, summary. It knows no particular job.
+"""The one loop: plan, ledger, pool, proof. It knows no particular job.
 
 Read ``run`` and then ``_drive`` for the order of everything.
 """
@@ -6,15 +6,16 @@ Read ``run`` and then ``_drive`` for the order of everything.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.outcomes import Lost, WorkerSpec
+from jobs.conclude import conclude, write_views
 from jobs.errors import RunError, UnfinishedError
 from jobs.folder import prepare, read_shards
 from jobs.ledger import Ledger
+from jobs.merging import Merging
 from jobs.outputs.files import SCRATCH
 from jobs.shards import Shard
 from jobs.storage import join, open_store
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from cluster.outcomes import Done
     from jobs.folder import Planned
-    from jobs.job import Job, Task
+    from jobs.job import Gather, Job, Task
     from jobs.ledger import Record
     from jobs.spec import Spec
     from jobs.storage import Store
@@ -67,10 +68,44 @@ class _Feed:
     problems: list[str] = field(default_factory=list)
     """Why something stays undone."""
 
+    stopped: bool = False
+    """Whether nothing more is to be begun."""
+
     def take(self) -> Shard | Task | None:
+        if self.stopped:
+            return None
         if self.tasks:
             return self.tasks.popleft()
         return next(self.shards, None)
+
+    def stop(self, reason: str) -> None:
+        if not self.stopped:
+            self.stopped = True
+            self.problems.insert(0, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run under way."""
+
+    job: Job
+    planned: Planned
+    tally: Tally
+    feed: _Feed
+    gather: Gather
+    merging: Merging
+
+    def is_open(self) -> bool:
+        """Whether there is anything to begin."""
+        left = self.tally.shards < self.planned.totals.shards
+        return not self.feed.stopped and (left or bool(self.feed.tasks))
+
+    def judge(self) -> None:
+        """Stop where there are more dead letters than the user accepts."""
+        policy, tally = self.planned.spec.policy, self.tally
+        verdict = policy.verdict(tally.stages, tally.newest, self.planned.totals.items)
+        if verdict is not None:
+            self.feed.stop(verdict)
 
 
 def run(
@@ -98,88 +133,110 @@ def run(
         cluster.outcomes.WorkerBugError: A bug.
     """
     store = open_store(spec.access)
+    store.probe(spec.run)
     planned = prepare(store, spec, make_job(spec=spec).plan())
-    job = make_job(spec=planned.spec, fingerprint=planned.fingerprint)
-    tally, feed = _survey(store, job)
-    progress.start(planned, tally)
-    try:
-        if feed.tasks or tally.shards < planned.totals.shards:
-            worker = WorkerSpec(worker=Worker, arguments=(job, bundle))
-            with contextlib.closing(engine(worker, feed.take)) as outcomes:
-                _drive(job, outcomes, feed, tally, progress)
-    finally:
-        progress.stop()
-    if not feed.problems:
-        tally.check(planned.totals)
-    return _conclude(store, planned, tally, feed.problems)
+    return work_off(
+        store, make_job, planned, bundle=bundle, engine=engine, progress=progress
+    )
 
 
-def _survey(store: Store, job: Job) -> tuple[Tally, _Feed]:
+def work_off(
+    store: Store,
+    make_job: Callable[..., Job],
+    planned: Planned,
+    *,
+    bundle: bytes,
+    engine: Engine,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Do all of a plan that is not done; see ``run``."""
+    job = make_job(
+        spec=planned.spec, fingerprint=planned.fingerprint, folder=planned.folder
+    )
+    with contextlib.closing(Merging(Ledger(store, planned.folder), planned)) as merging:
+        here = _survey(store, job, planned, merging)
+        here.judge()
+        progress.start(planned, here.tally)
+        try:
+            if here.is_open():
+                worker = WorkerSpec(worker=Worker, arguments=(job, bundle))
+                with contextlib.closing(engine(worker, here.feed.take)) as outcomes:
+                    _drive(here, outcomes, progress)
+        finally:
+            progress.stop()
+        merging.finish()
+    return _conclude(store, here)
+
+
+def _survey(store: Store, job: Job, planned: Planned, merging: Merging) -> _Run:
     """Take stock of a run: what the ledger holds, and what is left of the plan."""
-    run_folder = job.spec.run
-    tally, done = Tally(), set()
+    ledger = Ledger(store, planned.folder)
+    tally, gather, leftovers = Tally(), job.gather(), job.leftovers()
+    done = ledger.task_keys()
     tasks: deque[Task] = deque()
-    names = {found.uri.removeprefix(f"{run_folder}/") for found in store.find(run_folder)}
-    planned = read_shards(store, run_folder)
-    for record in Ledger(store, run_folder).read():
-        _check_record(record, job)
+    shards = read_shards(store, planned.folder)
+    for record in ledger.read():
+        _check_record(record, planned)
         tally.add(record)
-        done.add(record.shard)
+        merging.add(record.shard)
         # Both are in order of shard, so one pass over the plan serves them all.
-        shard = next((one for one in planned if one.index == record.shard), None)
+        shard = next((one for one in shards if one.index == record.shard), None)
         if shard is None:
             raise RunError(
-                f"{run_folder} has a record of shard {record.shard}, which its plan does "
-                "not know; choose a new run folder"
+                f"{planned.folder} has a record of shard {record.shard}, which its plan "
+                "does not know; choose a new run folder"
             )
-        tasks.extend(t for t in job.finish(shard, record) if not job.is_complete(t, names))
-    left = (shard for shard in read_shards(store, run_folder) if shard.index not in done)
-    return tally, _Feed(shards=left, tasks=tasks)
+        tasks.extend(
+            task
+            for task in gather(shard, record)
+            if task.key not in done or job.has_leftovers(task, leftovers)
+        )
+    rest = read_shards(store, planned.folder)
+    left = (shard for shard in rest if shard.index not in merging)
+    feed = _Feed(shards=left, tasks=tasks)
+    return _Run(job, planned, tally, feed, gather, merging)
 
 
-def _check_record(record: Record, job: Job) -> None:
-    if record.fingerprint != job.fingerprint:
+def _check_record(record: Record, planned: Planned) -> None:
+    if record.fingerprint != planned.fingerprint:
         raise RunError(
-            f"{job.spec.run} has a record of another run (shard {record.shard} has "
-            f"{record.fingerprint}, not {job.fingerprint}); choose a new run folder"
+            f"{planned.folder} has a record of another run (shard {record.shard} has "
+            f"{record.fingerprint}, not {planned.fingerprint}); choose a new run folder"
         )
 
 
 def _drive(
-    job: Job,
-    outcomes: Iterator[Done[Any] | Lost[Any]],
-    feed: _Feed,
-    tally: Tally,
-    progress: Progress,
+    here: _Run, outcomes: Iterator[Done[Any] | Lost[Any]], progress: Progress
 ) -> None:
     """Count outcomes as they come; finished shards may bring new tasks."""
     for outcome in outcomes:
         if isinstance(outcome, Lost):
-            feed.problems.append(
-                f"{_name(outcome.item)} lost its replica {outcome.attempts} times: "
+            here.feed.problems.append(
+                f"{_name(outcome.item)} was given up after {outcome.attempts} attempts: "
                 f"{outcome.reason}"
             )
         elif isinstance(outcome.item, Shard):
-            tally.add(outcome.value)
-            feed.tasks.extend(job.finish(outcome.item, outcome.value))
-            progress.update(tally)
+            here.tally.add(outcome.value)
+            here.feed.tasks.extend(here.gather(outcome.item, outcome.value))
+            here.merging.add(outcome.item.index)
+            here.judge()
+            progress.update(here.tally)
         elif outcome.value is not None:
-            feed.problems.append(f"{outcome.item.name} is not written: {outcome.value}")
+            here.feed.problems.append(
+                f"{outcome.item.name} is not written: {outcome.value}"
+            )
 
 
 def _name(item: Shard | Task) -> str:
     return f"shard {item.index}" if isinstance(item, Shard) else item.name
 
 
-def _conclude(
-    store: Store, planned: Planned, tally: Tally, problems: list[str]
-) -> dict[str, Any]:
-    """Write the views of the ledger that people and programs look at first."""
-    run_folder = planned.spec.run
-    counts = tally.summary(planned.totals, whole=not problems)
-    summary = {"run": run_folder, "job": planned.spec.job, **counts}
-    store.replace(join(run_folder, "dead_letter.parquet"), tally.dead_letter_file())
-    store.replace(join(run_folder, "summary.json"), json.dumps(summary, indent=1).encode())
+def _conclude(store: Store, here: _Run) -> dict[str, Any]:
+    """Prove that all is done, and write what people and programs look at first."""
+    run_folder, problems = here.planned.spec.run, here.feed.problems
+    if not problems:
+        conclude(store, here.job, here.planned)
+    summary = write_views(store, run_folder)
     store.sweep(join(run_folder, SCRATCH))
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -6,6 +6,8 @@ once: while the device is busy with one shard, the next one is being read.
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import socket
 import tempfile
@@ -13,20 +15,29 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from jobs.errors import ItemError
+from cluster.outcomes import Postponed
+from jobs.errors import ItemError, StoreError
 from jobs.job import Result
-from jobs.ledger import DeadLetter, Ledger, Record
+from jobs.ledger import DeadLetter, Ledger, Record, TaskRecord, dead_letter
+from jobs.prefetch import map_ahead
 from jobs.shards import Shard
 from jobs.storage import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from cluster.outcomes import Attempt, Death
     from jobs.job import Image, Job, Task
+    from jobs.shards import Item
 
 Value = TypeVar("Value")
+
+_MACHINE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE}
+"""What goes wrong with a machine and not with an input: a full disk, and the like."""
+
+_DEATHS: Final = {"memory": "out_of_memory"}
 
 
 class Worker:
@@ -54,14 +65,21 @@ class Worker:
                 threads=compute.threads,
             )
         self._job = job
-        self._ledger = Ledger(open_store(job.spec.access), job.spec.run)
+        self._ledger = Ledger(open_store(job.spec.access), job.folder)
 
-    def process(self, work: Shard | Task) -> Record | str | None:
+    def process(
+        self, work: Shard | Task, attempt: Attempt, announce: Callable[[str], None]
+    ) -> Record | str | Postponed | None:
         """Do a shard and commit its record, or do a task.
 
+        Args:
+            work: What to do.
+            attempt: How often it was tried, and what came of it.
+            announce: Is told the next input, where the replica is this work's alone.
+
         Returns:
-            The shard's record; or None for a task that is done, and the reason
-            for one that cannot be done now.
+            The shard's record; None for a task that is done, and the reason for one
+            that cannot be done now; Postponed where store or machine do not serve.
 
         Raises:
             RuntimeError: A bug, with its traceback as text: not every exception
@@ -69,33 +87,112 @@ class Worker:
         """
         try:
             if isinstance(work, Shard):
-                return self._process(work)
-            self._job.complete(work)
-        except ItemError as error:
-            return str(error)
-        except Exception:  # noqa: BLE001 - the shard guard
+                return self._process(work, attempt, announce)
+            return self._complete(work, attempt, announce)
+        except StoreError as error:
+            return Postponed(reason=str(error))
+        except Exception as error:  # noqa: BLE001 - the shard guard
+            if isinstance(error, OSError) and error.errno in _MACHINE:
+                return Postponed(reason=f"{socket.gethostname()}: {error}")
             name = f"shard {work.index}" if isinstance(work, Shard) else work.name
             raise RuntimeError(f"{name}: {traceback.format_exc()}") from None
-        return None
 
-    def _process(self, shard: Shard) -> Record:
+    def _process(
+        self, shard: Shard, attempt: Attempt, announce: Callable[[str], None]
+    ) -> Record:
         clock = Clock()
-        images = clock.count("read", self._job.read(shard))
-        results = clock.count("segment", map(self._segment, images))
+        images = clock.count("read", self._read_all(shard, attempt, announce))
+        segment = functools.partial(self._segment, shard, attempt)
+        results = clock.count("segment", map(segment, images))
         record = self._job.write(shard, results)
         record = replace(
-            record, seconds=clock.seconds(), worker=f"{socket.gethostname()}:{os.getpid()}"
+            record, seconds=clock.seconds(), worker=_whoami(), attempts=attempt.number
         )
-        self._ledger.commit(record)
-        return record
+        return self._ledger.commit(record)
 
-    def _segment(self, image: Image | DeadLetter) -> Result | DeadLetter:
+    def _complete(
+        self, task: Task, attempt: Attempt, announce: Callable[[str], None]
+    ) -> str | None:
+        if task.name in attempt.quarantined:
+            return f"a replica died of it: {_describe(attempt.quarantined[task.name])}"
+        announce(task.name)
+        try:
+            if not self._ledger.has_task(task.key):
+                self._make(task)
+            self._job.tidy(task)
+        except ItemError as error:
+            # Another driver may have recorded it, and taken its inputs away.
+            return None if self._ledger.has_task(task.key) else str(error)
+        return None
+
+    def _make(self, task: Task) -> None:
+        record = TaskRecord(
+            key=task.key,
+            fingerprint=self._job.fingerprint,
+            outputs=self._job.complete(task),
+            worker=_whoami(),
+        )
+        self._ledger.commit_task(record)
+
+    def _read_all(
+        self, shard: Shard, attempt: Attempt, announce: Callable[[str], None]
+    ) -> Iterator[Image | DeadLetter]:
+        read = functools.partial(self._read, shard, attempt)
+        if not attempt.alone:
+            yield from map_ahead(read, shard.items, threads=self._job.readers)
+            return
+        for item in shard.items:
+            announce(item.uri)
+            yield read(item)
+
+    def _read(self, shard: Shard, attempt: Attempt, item: Item) -> Image | DeadLetter:
+        if shard.refusal is not None:
+            refusal = shard.refusal
+            return self._bury(shard, item, "plan", refusal.code, refusal.message)
+        if item.uri in attempt.quarantined:
+            death = attempt.quarantined[item.uri]
+            code = _DEATHS.get(death.kind, "crashed")
+            letter = self._bury(shard, item, "segment", code, _describe(death))
+            return replace(letter, attempts=attempt.number)
+        try:
+            return self._job.read(shard, item)
+        except ItemError as error:
+            return self._bury(shard, item, "read", error.code, error.message)
+        except StoreError as error:
+            if not attempt.last:
+                raise
+            return self._bury(shard, item, "read", "unreachable", str(error))
+
+    def _bury(
+        self, shard: Shard, item: Item, stage: str, code: str, message: str
+    ) -> DeadLetter:
+        return self._job.bury(shard, item, dead_letter(item, stage, code, message))
+
+    def _segment(
+        self, shard: Shard, attempt: Attempt, image: Image | DeadLetter
+    ) -> Result | DeadLetter:
         if isinstance(image, DeadLetter):
             return image
-        segmentation = self._segmenter.segment(
-            image.pixels, image.valid, region=image.region
-        )
+        try:
+            segmentation = self._segmenter.segment(
+                image.pixels,
+                image.valid,
+                region=image.region,
+                batch=max(1, self._segmenter.batch >> attempt.out_of_memory),
+            )
+        except MemoryError as error:
+            return self._bury(shard, image.item, "segment", "out_of_memory", str(error))
         return Result(item=image.item, segmentation=segmentation)
+
+
+def _whoami() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _describe(death: Death) -> str:
+    where = f" on {death.node}" if death.node else ""
+    trace = f"; {death.traceback}" if death.traceback else ""
+    return f"{death.reason}{where}{trace}"
 
 
 class Clock:

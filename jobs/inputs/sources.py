@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -53,6 +54,15 @@ def find_items(
             f"what counts ends in {', '.join(suffixes)}"
         )
     return items[:limit]
+
+
+def refresh(store: Store, item: Item) -> Item:
+    """An item as it is now; without size and ETag where it cannot be had."""
+    try:
+        found = store.stat(item.uri)
+    except ItemError:
+        return replace(item, size=0, etag="")
+    return replace(item, size=found.size, etag=found.etag)
 
 
 def read_size(store: Store, item: Item) -> tuple[int, int] | None:

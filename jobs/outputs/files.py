@@ -5,18 +5,31 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.errors import ItemError, StoreError
 from jobs.ledger import Output
 from jobs.storage import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from jobs.disk import Object
     from jobs.storage import Store
 
 SCRATCH = ".scratch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An object of the run, whoever created it."""
+
+    output: Output
+
+    other: bytes | None = None
+    """Its bytes, where they are another attempt's and not the ones given."""
 
 
 @contextmanager
@@ -31,20 +44,65 @@ def scratch_file(store: Store, run: str) -> Iterator[Path]:
         yield Path(folder, "output")
 
 
-def store_file(store: Store, run: str, name: str, path: Path) -> Output:
+def store_file(store: Store, run: str, name: str, path: Path) -> Stored:
     """Create an object of the run from a local file, which is consumed.
 
     Where another attempt was first, its object stands and is described.
+
+    Raises:
+        StoreError: The store does not answer, or took the object away again.
     """
-    size, sha256 = _measure(path)
+    size, sha256 = measure(path)
     uri = join(run, name)
-    if not store.create_from(uri, path):
-        data = store.read(uri)
-        size, sha256 = len(data), hashlib.sha256(data).hexdigest()
-    return Output(name=name, size=size, sha256=sha256)
+    made = store.create_from(uri, path, sha256=sha256)
+    if made is not None:
+        return Stored(output=Output(name=name, size=size, sha256=sha256, etag=made.etag))
+    try:
+        return _adopt(store, uri, name, sha256)
+    except ItemError as error:
+        raise StoreError(f"{uri} was there and cannot be read now: {error}") from error
 
 
-def _measure(path: Path) -> tuple[int, str]:
+def replace_file(store: Store, run: str, old: Output, path: Path) -> Output:
+    """Put a local file, which is consumed, in the place of an object of the run.
+
+    Where that is not the old object any more, another attempt was first, and what
+    stands is described.
+
+    Raises:
+        StoreError: The store does not answer, or the object is gone.
+    """
+    size, sha256 = measure(path)
+    uri = join(run, old.name)
+    try:
+        stands = store.stat(uri)
+        if stands.etag != old.etag and _sha256(store, stands) != old.sha256:
+            return _adopt(store, uri, old.name, sha256).output
+        made = store.replace_from(uri, path, match=stands.etag)
+        if made is None:
+            return _adopt(store, uri, old.name, sha256).output
+    except ItemError as error:
+        raise StoreError(f"{uri} cannot be replaced now: {error}") from error
+    return Output(name=old.name, size=size, sha256=sha256, etag=made.etag)
+
+
+def _sha256(store: Store, stands: Object) -> str:
+    return hashlib.sha256(store.read(stands.uri, etag=stands.etag)).hexdigest()
+
+
+def _adopt(store: Store, uri: str, name: str, sha256: str) -> Stored:
+    stands = store.stat(uri)
+    if stands.sha256 == sha256:
+        output = Output(name=name, size=stands.size, sha256=sha256, etag=stands.etag)
+        return Stored(output=output)
+    data = store.read(uri, etag=stands.etag)
+    found = hashlib.sha256(data).hexdigest()
+    output = Output(name=name, size=len(data), sha256=found, etag=stands.etag)
+    return Stored(output=output, other=None if found == sha256 else data)
+
+
+def measure(path: Path) -> tuple[int, str]:
+    """Bytes of a local file, and their SHA-256."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     return path.stat().st_size, digest.hexdigest()

@@ -49,6 +49,9 @@ _GROUP_BYTES: Final = 64 * 2**20
 """Uncompressed bytes of a row group: what a reader must hold at least."""
 
 
+_RECORD: Final = "atrous_record"
+
+
 class MaskWriter:
     """Writes rows to a local Parquet file, one row group in memory at a time."""
 
@@ -83,10 +86,27 @@ class MaskWriter:
         self._rows.append(_row(result, self._bundle))
         self._held += mask.size
 
+    def sign(self, record: str) -> None:
+        """Keep the shard's record in the file, for an attempt that comes too late."""
+        self._file.add_key_value_metadata({_RECORD: record})
+
     def _flush(self) -> None:
         if self._rows:
             self._file.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
         self._rows, self._held = [], 0
+
+
+def read_record(data: bytes) -> str:
+    """The record that a file was signed with.
+
+    Raises:
+        ValueError: There is none, or it is no Parquet file.
+    """
+    metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+    if _RECORD.encode() not in metadata:
+        raise ValueError("the file holds no record of its shard")
+    text: str = metadata[_RECORD.encode()].decode()
+    return text
 
 
 def read_masks(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:

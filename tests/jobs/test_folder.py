@@ -221,14 +221,14 @@ def test_an_error_while_planning_leaves_nothing(place, spec):
 def test_a_folder_that_cannot_be_written_is_named(local, make_spec, shards, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     spec = make_spec(run=str(tmp_path / "file" / "run"))
-    with pytest.raises(RunError, match=r"file/run cannot be written: "):
+    with pytest.raises(RunError, match=r"file/run/plan.parquet cannot be written: "):
         prepare(local.store, spec, shards())
 
 
 @pytest.mark.s3
 def test_a_bucket_that_is_not_there_is_named(remote, make_spec, shards):
     spec = make_spec(run="s3://no-such-bucket-here/run", access=remote.store._access)
-    with pytest.raises(RunError, match=r"no-such-bucket-here/run cannot be written: "):
+    with pytest.raises(RunError, match=r"there is no bucket no-such-bucket-here for s3://.*create it"):
         prepare(remote.store, spec, shards())
 
 

@@ -2,13 +2,13 @@ import json
 
 import pytest
 
+from jobs.conclude import conclude, write_views
 from jobs.errors import InputError, RunError
 from jobs.folder import prepare
+from jobs.label_job import LabelJob
 from jobs.ledger import Ledger, Record, dead_letter
-from jobs.runner import _conclude
 from jobs.shards import plan_shards
 from jobs.status import describe_status, read_status
-from jobs.tally import Tally
 
 
 @pytest.fixture
@@ -23,8 +23,14 @@ def run(make_spec, make_items, place):
 def commit(place, planned, shard, **fields):
     given = {"items": 1, "items_done": 1, "pixels_done": 2_500_000}
     record = Record(shard=shard, fingerprint=planned.fingerprint, **(given | fields))
-    assert Ledger(place.store, planned.spec.run).commit(record)
-    return record
+    return Ledger(place.store, planned.spec.run).commit(record)
+
+
+def finish(place, planned):
+    job = LabelJob(
+        spec=planned.spec, fingerprint=planned.fingerprint, folder=planned.folder
+    )
+    conclude(place.store, job, planned)
 
 
 def test_a_run_that_has_only_begun(place, run):
@@ -49,7 +55,7 @@ def test_a_run_half_way(place, run):
         f"label run {planned.spec.run}",
         "  shards        2 of 3 done",
         "  pixels        2.50 M done, 0.00 M nodata, 0.00 M dead",
-        "  dead letters  1",
+        "  dead letters  1 (1 undecodable)",
         "  written       0.00 MB",
         "not finished; run the same command again to go on",
     ]
@@ -57,13 +63,17 @@ def test_a_run_half_way(place, run):
 
 def test_a_finished_run_is_what_its_summary_says(place, run):
     planned, _ = run
-    tally = Tally()
     for shard in range(3):
-        tally.add(commit(place, planned, shard, seconds={"read": 0.25, "total": 1.5}))
-    summary = _conclude(place.store, planned, tally, [])
+        commit(place, planned, shard, seconds={"read": 0.25, "total": 1.5})
+    assert not read_status(place.store, planned.spec.run)["finished"], "it is not proven"
+    finish(place, planned)
+    summary = write_views(place.store, planned.spec.run)
     written = json.loads(place.store.read(place.at("run", "summary.json")))
     assert read_status(place.store, planned.spec.run) == summary == written
-    assert describe_status(summary).endswith("\nfinished")
+    assert summary["seconds"] == {"read": 0.75, "total": 4.5}
+    assert describe_status(summary).endswith(
+        f"\nfinished; prove it: atrous verify {planned.spec.run}"
+    )
 
 
 def test_a_finished_run_with_dead_letters_says_where_they_are(place, run):
@@ -71,8 +81,12 @@ def test_a_finished_run_with_dead_letters_says_where_they_are(place, run):
     for shard, item in enumerate(items):
         letters = (dead_letter(item, "read", "not_found", "gone"),)
         commit(place, planned, shard, items_done=0, dead_letters=letters)
-    text = describe_status(read_status(place.store, planned.spec.run))
-    assert text.endswith(f"finished; see why in {planned.spec.run}/dead_letter.parquet")
+    finish(place, planned)
+    lines = describe_status(read_status(place.store, planned.spec.run)).splitlines()
+    assert lines[-2:] == [
+        f"finished; see why in {planned.spec.run}/dead_letter.parquet",
+        f"try them again: atrous retry {planned.spec.run}",
+    ]
 
 
 def test_no_run_is_said_in_one_line(place):

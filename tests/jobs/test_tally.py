@@ -1,7 +1,4 @@
-import io
-
-import pyarrow.parquet as pq
-import pytest
+import pickle
 
 from jobs.ledger import DeadLetter, Output, Record
 from jobs.plan import Totals
@@ -45,94 +42,58 @@ def test_sums():
         ),
         record(2, seconds={"read": 0.5, "total": 1.0}),
     )
-    assert tally.summary(totals(shards=3), whole=True) == {
+    assert tally.summary(totals(shards=3), finished=True) == {
         "finished": True,
         "items": 3,
         "shards": {"planned": 3, "done": 3},
         "bytes_planned": 7,
         "pixels": {"done": 11, "nodata": 2, "dead": 4},
         "dead_letters": 1,
+        "dead_letter_codes": {"c": 1},
         "bytes_written": 15,
         "seconds": {"read": 0.75, "total": 1.0},
     }
-    assert (tally.counts["items_done"], tally.counts["items_dead"]) == (3, 1)
+    assert (tally.counts["items_done"], tally.dead) == (3, 1)
 
 
 def test_nothing_done_is_all_zero():
-    summary = Tally().summary(totals(), whole=True)
+    summary = Tally().summary(totals(), finished=False)
     assert not summary["finished"]
     assert summary["pixels"] == {"done": 0, "nodata": 0, "dead": 0}
     assert summary["shards"] == {"planned": 2, "done": 0}
     assert summary["seconds"] == {}
 
 
-@pytest.mark.parametrize(
-    ("records", "planned"),
-    [
-        ([record(0)], totals(shards=2)),  # a shard is missing
-        ([record(0), record(1), record(2)], totals(shards=2)),  # one too many
-        ([record(0, pixels_done=9)], totals(shards=1, pixels=10)),
-        (
-            [record(0, pixels_done=9, pixels_nodata=1, pixels_dead=1)],
-            totals(shards=1, pixels=10),
-        ),
-    ],
-)
-def test_what_does_not_add_up_is_noticed(records, planned):
-    with pytest.raises(
-        RuntimeError, match=r"the ledger accounts for \d shards and \d+ pixels, "
-    ):
-        tally_of(*records).check(planned)
-
-
-@pytest.mark.parametrize(
-    ("records", "planned"),
-    [
-        ([], totals(shards=0)),
-        (
-            [record(0, pixels_done=4, pixels_nodata=3, pixels_dead=3)],
-            totals(shards=1, pixels=10),
-        ),
-        # The size of images is not known when they are planned.
-        ([record(0, pixels_done=4)], totals(shards=1, pixels=0)),
-    ],
-)
-def test_what_adds_up_passes(records, planned):
-    tally_of(*records).check(planned)
-
-
-def test_dead_letters_are_in_order_of_uri_row_and_column():
-    letters = [
-        letter("/b", row=512, col=0),
-        letter("/b", row=0, col=512, height=7, width=9, attempts=2),
-        letter("/b", row=0, col=0),
-        letter("/a"),
-    ]
+def test_dead_letters_are_counted_by_stage_and_code():
+    letters = [letter("/a"), letter("/b", code="d"), letter("/c", stage="plan")]
     tally = tally_of(
         *(record(i, items_done=0, dead_letters=(one,)) for i, one in enumerate(letters))
     )
-    rows = pq.read_table(io.BytesIO(tally.dead_letter_file())).to_pylist()
-    assert [(row["uri"], row["row"], row["col"]) for row in rows] == [
-        ("/a", None, None),
-        ("/b", 0, 0),
-        ("/b", 0, 512),
-        ("/b", 512, 0),
-    ]
-    assert rows[2] == {
-        "uri": "/b",
-        "key": "b",
-        "row": 0,
-        "col": 512,
-        "height": 7,
-        "width": 9,
-        "stage": "read",
-        "code": "c",
-        "message": "m",
-        "attempts": 2,
-    }
+    assert tally.dead == 3
+    assert tally.stages == {"read": 2, "plan": 1}
+    assert tally.summary(totals(), finished=False)["dead_letter_codes"] == {"c": 2, "d": 1}
+    assert tally.newest == letters[2]
 
 
-def test_no_dead_letter_is_a_file_with_columns():
-    table = pq.read_table(io.BytesIO(Tally().dead_letter_file()))
-    assert table.num_rows == 0
-    assert "message" in table.schema.names
+def test_a_recount_takes_the_place_of_what_was_counted():
+    block = letter("/a", row=0, col=0, height=7, width=9)
+    tally = tally_of(
+        record(0, items_done=0, dead_letters=(block,), pixels_dead=63),
+        record(1, items_done=0, dead_letters=(letter("/b"),), pixels_done=5),
+    )
+    tally.recount([block, block])
+    assert (tally.dead, tally.counts["pixels_dead"]) == (2, 126)
+    assert tally.pixels == 131
+
+
+def test_a_tally_does_not_grow_with_its_records():
+    def size(tally):
+        return len(pickle.dumps(tally))
+
+    tally = Tally()
+    sizes = []
+    for number in range(2000):
+        letters = (letter(f"/{number:04d}"),)
+        tally.add(record(number, items_done=0, dead_letters=letters))
+        sizes.append(size(tally))
+    assert max(sizes[-500:]) - sizes[100] < 64

@@ -1,0 +1,135 @@
+"""Rasters whose blocks are all in the ledger, so that they can be put together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from jobs.windows import count_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from jobs.ledger import Ledger, Output, Record
+    from jobs.shards import Item, Shard
+
+_LONGEST_NAME: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembly:
+    """A raster to be put together, and what it is put together from."""
+
+    item: Item
+    height: int
+    width: int
+    pieces: tuple[tuple[int, Output], ...]
+    """Numbers of the blocks that have a piece, and what it is; others are nodata or
+    dead letters."""
+
+    dead: bool
+    """Whether a block is a dead letter, so that the pieces must be kept."""
+
+    replaces: Output | None = None
+    """The COG that stands since an earlier pass; None where there is none."""
+
+    @property
+    def name(self) -> str:
+        """Location of the COG below the run folder."""
+        return f"rasters/{self.key}"
+
+    @property
+    def key(self) -> str:
+        """Name of the COG."""
+        return output_name(self.item.key)
+
+
+@dataclass(slots=True)
+class _Raster:
+    """What is known of one raster's blocks."""
+
+    pieces: dict[int, Output] = field(default_factory=dict)
+    dead: set[int] = field(default_factory=set)
+    open: int | None = None
+    """Blocks that this pass must still see; None while none was seen."""
+
+    def add(self, number: int, record: Record) -> None:
+        self.dead.discard(number)
+        for output in record.outputs:
+            self.pieces[number] = output
+        if record.dead_letters:
+            self.dead.add(number)
+
+
+class Rasters:
+    """Collects records until a raster's blocks are complete.
+
+    Memory is bounded by the rasters under way, and in a retry by those retried.
+    """
+
+    def __init__(self, block: int) -> None:
+        """Begin a run's first pass, with blocks of ``block`` px."""
+        self._block = block
+        self._under_way: dict[str, _Raster] = {}
+        self._wanted: Counter[str] | None = None
+        self._standing: dict[str, Output] = {}
+
+    def retry(
+        self,
+        wanted: Iterable[Shard],
+        earlier: Iterable[tuple[Iterable[Shard], Ledger]],
+    ) -> None:
+        """Begin a retry instead.
+
+        Args:
+            wanted: The retry's shards.
+            earlier: Shards and ledgers of the passes before it, in order.
+        """
+        self._wanted = Counter(one.items[0].uri for one in wanted if one.block)
+        for shards, ledger in earlier:
+            planned = iter(shards)
+            for record in ledger.read():
+                shard = next(one for one in planned if one.index == record.shard)
+                uri = shard.items[0].uri
+                if shard.block is not None and uri in self._wanted:
+                    raster = self._under_way.setdefault(uri, _Raster())
+                    raster.add(shard.block.number, record)
+            for task in ledger.read_tasks():
+                self._standing |= {output.name: output for output in task.outputs}
+
+    def add(self, shard: Shard, record: Record) -> Iterator[Assembly]:
+        """Take a record; the raster's assembly, if it was the last one."""
+        (item,), block = shard.items, shard.block
+        if block is None:
+            return
+        raster = self._under_way.setdefault(item.uri, _Raster())
+        raster.add(block.number, record)
+        if raster.open is None:
+            every = count_blocks(block.height, block.width, self._block)
+            raster.open = every if self._wanted is None else self._wanted[item.uri]
+        raster.open -= 1
+        if not raster.open:
+            del self._under_way[item.uri]
+            every = count_blocks(block.height, block.width, self._block)
+            yield Assembly(
+                item=item,
+                height=block.height,
+                width=block.width,
+                pieces=tuple(sorted(raster.pieces.items(), key=lambda one: one[0])),
+                dead=any(number < every for number in raster.dead),
+                replaces=self._standing.get(f"rasters/{output_name(item.key)}"),
+            )
+
+
+def output_name(key: str) -> str:
+    """One file name for a key: no separators, no two keys alike.
+
+    Percent-encoded; a very long key is cut and told apart by its SHA-256.
+    """
+    name = quote(key, safe=" ()+,=@")
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:120]}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+    return name if name.endswith(".tif") else f"{name}.tif"

@@ -1,0 +1,92 @@
+"""What ``atrous retry`` does, behind the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from jobs.bundle_file import load_bundle
+from jobs.commands import JOBS, stoppable
+from jobs.engine import Place, open_engine
+from jobs.errors import InputError, RunError
+from jobs.folder import require_job
+from jobs.retry import plan_retry
+from jobs.runner import work_off
+from jobs.spec import Compute, Cut, Limits, Policy, Spec
+from jobs.storage import Access, open_store, resolve
+
+if TYPE_CHECKING:
+    from deeplab.bundle import Bundle
+    from jobs.runner import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRequest:
+    """What a user asked for; all that changes results comes from the run itself."""
+
+    run: str
+    codes: tuple[str, ...] = ()
+    """Dead letters of these reasons only; all, where it is empty."""
+
+    bundle: str | None = None
+    """Where the bundle lies now; None for where it lay."""
+
+    access: Access = field(default_factory=Access)
+    place: Place = field(default_factory=Place)
+    policy: Policy = field(default_factory=Policy)
+    limits: Limits = field(default_factory=Limits)
+
+
+def start_retry(request: RetryRequest, progress: Progress) -> dict[str, Any] | None:
+    """Try a run's dead letters again, or go on with a retry that stopped.
+
+    Returns:
+        The summary of the run and its retries; None where nothing is to be retried.
+    """
+    store, run = open_store(request.access), resolve(request.run)
+    held = require_job(store, run)
+    location = request.bundle or held.get("bundle_location")
+    if not location:
+        raise InputError(f"{run} does not say where its bundle is; give --bundle")
+    bundle, data = load_bundle(location, request.access)
+    spec = _make_spec(request, held, bundle)
+    compute = spec.compute
+    place = dataclasses.replace(
+        request.place, device=compute.device, threads=compute.threads
+    )
+    with open_engine(place) as (engine, _), stoppable():
+        store.probe(run)
+        planned = plan_retry(store, JOBS[spec.job], spec, request.codes)
+        if planned is None:
+            return None
+        return work_off(
+            store, JOBS[spec.job], planned, bundle=data, engine=engine, progress=progress
+        )
+
+
+def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> Spec:
+    run = resolve(request.run)
+    try:
+        identity = held["identity"]
+        return Spec(
+            job=identity["job"],
+            source=identity["source"],
+            limit=identity["limit"],
+            run=run,
+            bundle=bundle,
+            compute=Compute(
+                device=identity["device"],
+                precision=identity["precision"],
+                threads=identity["threads"],
+            ),
+            cut=Cut(**held["cut"]),
+            access=request.access,
+            policy=request.policy,
+            limits=request.limits,
+            bundle_location=held.get("bundle_location", ""),
+        )
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"{run}/job.json is damaged ({error}); choose a new run folder"
+        ) from error
