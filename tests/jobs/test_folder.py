@@ -228,7 +228,8 @@ def test_a_folder_that_cannot_be_written_is_named(local, make_spec, shards, tmp_
 @pytest.mark.s3
 def test_a_bucket_that_is_not_there_is_named(remote, make_spec, shards):
     spec = make_spec(run="s3://no-such-bucket-here/run", access=remote.store._access)
-    with pytest.raises(RunError, match=r"there is no bucket no-such-bucket-here for s3://.*create it"):
+    message = r"there is no bucket no-such-bucket-here for s3://.*create it"
+    with pytest.raises(RunError, match=message):
         prepare(remote.store, spec, shards())
 
 
