@@ -124,7 +124,14 @@ class Decoders:
         return Child(self._module, memory_bytes=self._memory_bytes)
 
 
-_SOUND: Final = {"undecodable", "unsupported", "too_large", "unreachable"}
+_SOUND: Final = {
+    "undecodable",
+    "unsupported",
+    "too_large",
+    "unreachable",
+    "not_found",
+    "input_changed",
+}
 """After these a decoder is as good as before."""
 
 

@@ -124,11 +124,14 @@ def read_window(
         alpha, the internal mask or nodata says that there is no data.
 
     Raises:
-        ItemError: ``undecodable``: a block of the file is damaged; or ``too_large``.
+        ItemError: ``undecodable``: a block of the file is damaged; ``too_large``; or
+            ``input_changed``: the raster is smaller than that.
     """
     row, col, height, width = window
     box = GdalWindow(col, row, width, height)
     with open_raster(path, options) as raster:
+        if not _holds(raster, window, bands):
+            raise ItemError("input_changed", "the raster is smaller than it was")
         pixels, valid = empty(bands, height, width)
         raster.read(list(range(1, bands + 1)), window=box, out=pixels)
         np.not_equal(raster.dataset_mask(window=box), 0, out=valid)
@@ -176,8 +179,8 @@ def open_raster(path: str, options: Mapping[str, str]) -> Iterator[DatasetReader
     """Open a GeoTIFF; GDAL's errors inside the block become ItemErrors.
 
     Raises:
-        ItemError: ``undecodable``, ``too_large``, ``out_of_memory``, or
-            ``unreachable`` where it was the network that failed.
+        ItemError: ``undecodable``, ``too_large``, ``out_of_memory``, ``not_found``,
+            or ``unreachable`` where it was the network that failed.
     """
     remote = path.startswith("/vsis3/")
     # Metadata of a GeoTIFF may name another file, which GDAL then looks for.
@@ -193,6 +196,12 @@ def open_raster(path: str, options: Mapping[str, str]) -> Iterator[DatasetReader
                 yield raster
         except (RasterioError, CPLE_BaseError, CRSError) as error:
             raise _explain(error, faults.newest if remote else None) from error
+
+
+def _holds(raster: DatasetReader, window: tuple[int, int, int, int], bands: int) -> bool:
+    row, col, height, width = window
+    inside = row + height <= raster.height and col + width <= raster.width
+    return bool(inside and bands <= raster.count)
 
 
 def _check_blocks(raster: DatasetReader) -> None:
@@ -234,6 +243,9 @@ def _check_size(raster: DatasetReader, size: int | None) -> None:
         )
 
 
+_NOT_FOUND: Final = "HTTP status 404"
+
+
 class _Faults(logging.Handler):
     """The network's last fault, which GDAL tells its log but not who reads pixels."""
 
@@ -272,6 +284,8 @@ def _explain(error: BaseException, fault: str | None) -> ItemError:
     text = " ".join(f"{type(root).__name__}: {root}".split())[:300]
     if any(isinstance(one, CPLE_OutOfMemoryError) for one in causes):
         return ItemError("out_of_memory", text)
+    if fault == _NOT_FOUND:
+        return ItemError("not_found", "the object is gone")
     is_network = any(re.search(r"AWS|Http", type(one).__name__) for one in causes)
     if fault is not None or is_network:
         return ItemError("unreachable", f"{fault or text}")
