@@ -148,12 +148,12 @@ def make_access(settings: Mapping[str, Any]) -> Access:
 
 
 def make_place(settings: Mapping[str, Any]) -> Place:
-    """Where to compute."""
+    """Where to compute; a retry's device and threads are those of its run."""
     from jobs.engine import Place
 
     names = ("local", "address", "replicas", "device", "threads", "allow_unauthenticated")
     return Place(
-        **{name: settings[name] for name in names},
+        **{name: settings[name] for name in names if name in settings},
         patience_s=settings["patience"],
         capacity_timeout_s=settings["capacity_timeout"],
     )

@@ -193,8 +193,6 @@ PLACE: Final = (
     "local",
     "address",
     "replicas",
-    "device",
-    "threads",
     "patience",
     "capacity_timeout",
     "allow_unauthenticated",
@@ -202,11 +200,13 @@ PLACE: Final = (
 POLICY: Final = ("on_error", "max_dead_letters")
 LIMITS: Final = ("decode_timeout", "max_pixels")
 
-_RUN: Final = (*PLACE, "precision", *ACCESS, *POLICY, *LIMITS)
+_SHARED: Final = (*PLACE, *ACCESS, *POLICY, *LIMITS)
+_COMPUTE: Final = ("device", "precision", "threads")
 
 COMMANDS: Final = {
-    "label": ("bundle", "limit", "shard_items", "shard_bytes", *_RUN),
-    "map": ("bundle", "limit", "block", *_RUN),
+    "label": ("bundle", "limit", "shard_items", "shard_bytes", *_COMPUTE, *_SHARED),
+    "map": ("bundle", "limit", "block", *_COMPUTE, *_SHARED),
+    "retry": ("bundle", *_SHARED),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""
 

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from jobs.cli import cli
 from jobs.commands import Request
-from jobs.config import make_access, make_request, resolve_settings, write_job_file
+from jobs.config import (
+    make_access,
+    make_limits,
+    make_place,
+    make_policy,
+    make_request,
+    resolve_settings,
+    write_job_file,
+)
+from jobs.engine import Place
 from jobs.errors import InputError
 from jobs.settings import (
     ACCESS,
@@ -27,11 +36,11 @@ from jobs.settings import (
     parse_setting,
     read_setting,
 )
-from jobs.spec import REACTIONS, STAGES
+from jobs.spec import REACTIONS, STAGES, Limits
 from jobs.storage import Access
 
 README = Path(__file__).parents[2].joinpath("README.md").read_text()
-JOBS = tuple(COMMANDS)
+JOBS = ("label", "map")
 OUTPUT = {"config", "as_json", "show_config"}
 """Options that say how a command answers, not what it does."""
 
@@ -126,6 +135,15 @@ def test_no_setting_is_lost_on_its_way(command, name):
     settings = settle("bundle=net", command=command)
     other = make_request(command, "a", "b", settings | {name: ANOTHER[name]})
     assert other != make_request(command, "a", "b", settings)
+
+
+def test_a_retry_computes_as_its_run_did():
+    settings = settle(command="retry")
+    assert settings.keys().isdisjoint({"device", "precision", "threads", "limit"})
+    place = make_place(settings | {"replicas": 3, "patience": 1.0})
+    assert place == Place(replicas=3, patience_s=1.0)
+    assert make_policy(settings).max_dead_letters is None
+    assert make_limits(settings | {"max_pixels": 9}) == Limits(max_pixels=9)
 
 
 @pytest.mark.parametrize("name", ACCESS)
