@@ -22,6 +22,7 @@ from jobs.cli_options import (
     with_options,
     with_store,
 )
+from jobs.cli_run import verify
 from jobs.config import make_request, write_job_file
 from jobs.errors import DEAD_LETTERS, OK, AtrousError, InputError, ItemError
 
@@ -57,6 +58,7 @@ def cli() -> None:
 
 
 cli.add_command(bundle)
+cli.add_command(verify)
 
 
 @cli.command()
