@@ -63,9 +63,13 @@ class Effort:
         """Start the clock, which must be that of the event loop."""
         self._patience = patience
         self._clock = clock
-        self._start = self._last = clock()
-        self._moving_s = 0.0
         self._limit: asyncio.Timeout | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again with a full budget."""
+        self._start = self._last = self._clock()
+        self._moving_s = 0.0
 
     @property
     def waited_s(self) -> float:
@@ -127,15 +131,15 @@ class Pace:
 
     async def enter(self) -> None:
         """Wait for a turn, in order of asking."""
-        while self._active >= self.limit:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                self._wake()
-                raise
-        self._active += 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._wake()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave()
+            raise
 
     def leave(self) -> None:
         """Give the turn to the next."""
@@ -159,9 +163,8 @@ class Pace:
             self.limit = max(1, self.limit // 2)
 
     def _wake(self) -> None:
-        free = self.limit - self._active
-        while free > 0 and self._waiting:
+        while self._waiting and self._active < self.limit:
             turn = self._waiting.popleft()
             if not turn.done():
+                self._active += 1
                 turn.set_result(None)
-                free -= 1

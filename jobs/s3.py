@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from jobs.disk import Object, changed
 from jobs.errors import InputError, ItemError, RunError, StoreError
+from jobs.patience import Effort
 from jobs.s3_client import SCHEME, Client, read_body, split
 from jobs.s3_errors import CHANGED, NOT_FOUND, RefusedError
 from jobs.s3_write import (
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from jobs.patience import Effort, Patience
+    from jobs.patience import Patience
     from jobs.storage import Access
 
 Value = TypeVar("Value")
@@ -144,18 +145,16 @@ class Buckets:
         return self._reading(uri, self._stat)
 
     async def _stat(self, uri: str) -> Object:
+        names, effort = self._client.names(uri), Effort(self._client.patience)
         try:
-            reply = await self._head(uri)
+            reply = await self._client.call("head_object", uri, effort=effort, **names)
         except RefusedError as error:
             if error.status in {_BAD_REQUEST, _FORBIDDEN}:
-                await self._explain(uri)
+                await self._explain(uri, effort)
             raise
         return describe(uri, reply)
 
-    async def _head(self, uri: str) -> Any:  # noqa: ANN401 - as S3 gives it
-        return await self._client.call("head_object", uri, **self._client.names(uri))
-
-    async def _explain(self, uri: str) -> None:
+    async def _explain(self, uri: str, effort: Effort) -> None:
         """Have the reason told: the answer to a HEAD has no room for it."""
         receive = functools.partial(read_body, most=0)
         try:
@@ -163,6 +162,7 @@ class Buckets:
                 "get_object",
                 uri,
                 receive=receive,
+                effort=effort,
                 Range="bytes=0-0",
                 **self._client.names(uri),
             )

@@ -118,6 +118,7 @@ class Client:
         *,
         data: bytes | None = None,
         receive: Receive | None = None,
+        effort: Effort | None = None,
         **request: Any,  # noqa: ANN401 - as the operation wants it
     ) -> Any:  # noqa: ANN401 - whatever the operation gives
         """Send a request until it is answered.
@@ -127,6 +128,7 @@ class Client:
             uri: What it is about, for people.
             data: Body of the request.
             receive: Reads the body of the answer; its result is the call's.
+            effort: What this call shares its budget with.
             request: Parameters of the operation.
 
         Raises:
@@ -134,7 +136,8 @@ class Client:
             ItemError: ``truncated`` or ``corrupted``: every body was bad.
             StoreError: Patience is over, or the credentials are refused.
         """
-        effort, failures, bad = Effort(self.patience), 0, 0
+        effort = effort or Effort(self.patience)
+        failures = bad = 0
         while True:
             try:
                 return await self._attempt(effort, operation, data, receive, request)

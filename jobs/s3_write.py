@@ -14,11 +14,12 @@ import contextlib
 import hashlib
 import uuid
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs.disk import Object
 from jobs.errors import StoreError
+from jobs.patience import Effort
 from jobs.s3_errors import CHANGED, CONFLICT, NOT_FOUND, RefusedError
 
 if TYPE_CHECKING:
@@ -90,6 +91,21 @@ class Standing:
     """Whether this very write put it there."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """One write, over all its tries."""
+
+    uri: str
+    content: Content
+    condition: Mapping[str, Any]
+    effort: Effort
+    number: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {_SHA256: self.content.sha256, _ATTEMPT: self.number}
+
+
 def describe(uri: str, reply: Mapping[str, Any]) -> Object:
     """An object as the answer to a HEAD tells of it."""
     return Object(
@@ -128,29 +144,27 @@ class Writer:
             RefusedError: The store's definite answer.
             StoreError: It goes on failing.
         """
-        attempt = uuid.uuid4().hex
+        effort = Effort(self._client.patience)
+        task = _Task(uri=uri, content=content, condition=condition, effort=effort)
         if condition and not self._conditional:
-            held = await self._standing(uri, attempt)
+            held = await self._standing(task)
             if _is_denied(condition, held):
                 return held
-            condition = ANYHOW
-        return await self._write(uri, content, condition, attempt)
+            task = replace(task, condition=ANYHOW)
+        return await self._write(task)
 
-    async def _write(
-        self, uri: str, content: Content, condition: Mapping[str, Any], attempt: str
-    ) -> Standing | None:
-        fields = {"Metadata": {_SHA256: content.sha256, _ATTEMPT: attempt}}
-        request = fields | self._client.names(uri)
+    async def _write(self, task: _Task) -> Standing | None:
+        uri, content, condition = task.uri, task.content, task.condition
         for failures in range(1, _ROUNDS + 1):
             try:
-                etag = await self._send(uri, content, request, condition)
+                etag = await self._send(task)
             except RefusedError as error:
                 refused = error
             else:
                 return Standing(object=_made(uri, content, etag), mine=True)
             if not _is_about(condition, refused):
                 raise refused
-            held = await self._standing(uri, attempt)
+            held = await self._standing(task)
             if held is not None and held.mine:
                 return held
             if _is_final(condition, refused, held):
@@ -161,56 +175,52 @@ class Writer:
             f"{_ROUNDS} times; give the same command again"
         )
 
-    async def _standing(self, uri: str, attempt: str) -> Standing | None:
-        """What stands under a name, and whether a write of that number made it."""
+    async def _standing(self, task: _Task) -> Standing | None:
+        """What stands under a name, and whether this very write put it there."""
+        uri, names = task.uri, self._client.names(task.uri)
         try:
-            reply = await self._client.call("head_object", uri, **self._client.names(uri))
+            reply = await self._client.call("head_object", uri, effort=task.effort, **names)
         except RefusedError as error:
             if error.status == NOT_FOUND:
                 return None
             raise
-        mine = reply.get("Metadata", {}).get(_ATTEMPT) == attempt
+        mine = reply.get("Metadata", {}).get(_ATTEMPT) == task.number
         return Standing(object=describe(uri, reply), mine=mine)
 
-    async def _send(
-        self,
-        uri: str,
-        content: Content,
-        request: Mapping[str, Any],
-        condition: Mapping[str, Any],
-    ) -> str:
+    async def _send(self, task: _Task) -> str:
         """Write an object; its ETag."""
-        if content.size > WHOLE:
-            return await self._upload(uri, content, request, condition)
-        data = await asyncio.to_thread(content.slice, 0, content.size)
+        if task.content.size > WHOLE:
+            return await self._upload(task)
+        data = await asyncio.to_thread(task.content.slice, 0, task.content.size)
         reply = await self._client.call(
-            "put_object", uri, data=data, **request, **self._sum(data), **condition
+            "put_object",
+            task.uri,
+            data=data,
+            effort=task.effort,
+            Metadata=task.metadata,
+            **self._client.names(task.uri),
+            **self._sum(data),
+            **task.condition,
         )
         etag: str = reply["ETag"]
         return etag
 
-    async def _upload(
-        self,
-        uri: str,
-        content: Content,
-        request: Mapping[str, Any],
-        condition: Mapping[str, Any],
-    ) -> str:
+    async def _upload(self, task: _Task) -> str:
         """Write an object in parts; whatever happens, no unfinished upload is left."""
-        names = self._client.names(uri)
-        sums: dict[str, Any] = (
-            {"ChecksumAlgorithm": "CRC32"} if self._client.is_amazon else {}
+        uri, names = task.uri, self._client.names(task.uri)
+        sums = _CRC32 if self._client.is_amazon else {}
+        begun = await self._client.call(
+            "create_multipart_upload", uri, Metadata=task.metadata, **names, **sums
         )
-        begun = await self._client.call("create_multipart_upload", uri, **request, **sums)
         names = names | {"UploadId": begun["UploadId"]}
         try:
-            parts = await self._send_parts(uri, content, names)
+            parts = await self._send_parts(uri, task.content, names)
             reply = await self._client.call(
                 "complete_multipart_upload",
                 uri,
                 MultipartUpload={"Parts": parts},
                 **names,
-                **condition,
+                **task.condition,
             )
         except BaseException:
             # Also when whoever waits for it was interrupted.
@@ -218,6 +228,9 @@ class Writer:
                 async with asyncio.timeout(_ABORT_S):
                     await self._client.call("abort_multipart_upload", uri, **names)
             raise
+        finally:
+            # Its requests had budgets of their own.
+            task.effort.restart()
         etag: str = reply["ETag"]
         return etag
 
