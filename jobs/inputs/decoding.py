@@ -91,12 +91,14 @@ class Decoders:
 
     def close(self) -> None:
         """End those that nobody uses; asking again starts new ones."""
-        for _ in range(self._idle.qsize()):
-            with contextlib.suppress(queue.Empty):
-                child = self._idle.get_nowait()
-                if child is not None:
-                    child.end()
-                self._idle.put(None)
+        idle = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.append(self._idle.get_nowait())
+        for child in idle:
+            if child is not None:
+                child.end()
+            self._idle.put(None)
 
     def _ask(
         self, request: dict[str, Any], data: bytes, seconds: float
