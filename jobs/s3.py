@@ -38,6 +38,7 @@ Value = TypeVar("Value")
 _BAD_REQUEST: Final = 400
 _FORBIDDEN: Final = 403
 _EMPTY_RANGE: Final = 416
+_NOT_IMPLEMENTED: Final = 501
 _ABORTS: Final = 10
 _NEXT: Final = {
     "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
@@ -324,4 +325,10 @@ def _unwritten(uri: str, server: str, error: RefusedError) -> RunError | StoreEr
         return RunError(f"there is no bucket {split(uri)[0]} for {uri}; create it first")
     if not error.status:
         return RunError(f"{uri} is no place in S3: {error.said}")
+    if error.status == _NOT_IMPLEMENTED:
+        return RunError(
+            f"{uri} cannot be written: {server} answers {error.said}, so it cannot "
+            "create once; use another store, or give --config commit=single-driver and "
+            "start no second driver"
+        )
     return StoreError(f"{uri} cannot be written: {server} answers {error.said}")

@@ -555,7 +555,8 @@ def test_a_store_without_ranges_is_refused_even_so(faulty):
     ("rule", "error", "told"),
     [
         (slow(403, "AccessDenied", method="PUT"), RunError, "may not be written"),
-        (slow(501, "NotImplemented", method="PUT"), StoreError, "501 NotImplemented"),
+        (slow(501, "NotImplemented", method="PUT"), RunError, "commit=single-driver"),
+        (slow(400, "InvalidRequest", method="PUT"), StoreError, "400 InvalidRequest"),
         (slow(404, "NoSuchBucket", method="PUT"), RunError, "there is no bucket b-"),
         (slow(), StoreError, "check the network"),
     ],

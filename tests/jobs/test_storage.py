@@ -1,3 +1,5 @@
+import errno
+import hashlib
 import http.server
 import os
 import threading
@@ -6,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import InputError, ItemError, StoreError
+from jobs.errors import InputError, ItemError, RunError, StoreError
 from jobs.patience import Patience
 from jobs.storage import Access, Store, join, open_store, resolve
 
@@ -402,6 +404,181 @@ def test_a_path_that_is_not_there_is_refused_at_once(local):
     local.store.create(local.at("a"), b"")
     for known in (local.root, local.at("a"), local.at("*.jpg"), "s3://bucket/none"):
         local.store.require(known)
+
+
+# Listing more
+
+
+def test_listing_one_by_one_gives_the_same(place):
+    names = ["b.jpg", "a/z.jpg", "a/b/c.jpg", "a.jpg"]
+    for name in names:
+        place.store.create(place.at("source", name), b"")
+    found = list(place.store.iterate(place.at("source")))
+    assert sorted(found, key=lambda one: one.uri) == place.store.find(place.at("source"))
+    assert list(place.store.iterate(place.at("none"))) == []
+    assert list(place.store.iterate(place.at("source/a.jpg"))) == [
+        place.store.stat(place.at("source/a.jpg"))
+    ]
+
+
+def test_objects_know_when_they_were_written(place):
+    begin = time.time()
+    place.store.create(place.at("a"), b"")
+    (listed,) = place.store.find(place.root)
+    for one in (listed, place.store.stat(place.at("a"))):
+        assert one.modified.tzinfo is not None
+        assert abs(one.modified.timestamp() - begin) < 60
+
+
+@pytest.mark.s3
+def test_a_bucket_is_listed_in_order_and_page_by_page(remote):
+    names = [f"{i:02d}" for i in range(11)] + ["a/1", "a.1", "\u00fc", "Z"]
+    for name in names:
+        remote.store.create(remote.at(name), b"")
+    keys = [
+        one.uri.removeprefix(remote.at("")) for one in remote.store.iterate(remote.root)
+    ]
+    assert keys == sorted(names)
+    first = next(remote.store.iterate(remote.root))
+    assert first.uri == remote.at("00")
+
+
+def test_folders_are_named_and_nothing_else(place):
+    for name in [*(f"f{i}/a" for i in range(7)), "b/c/d", "file", "\u00fc n/a"]:
+        place.store.create(place.at("run", name), b"")
+    folders = sorted(["b", *(f"f{i}" for i in range(7)), "\u00fc n"])
+    assert place.store.folders(place.at("run")) == folders
+    assert place.store.folders(place.at("run", "b")) == ["c"]
+    assert place.store.folders(place.at("run", "b", "c")) == []
+    assert place.store.folders(place.at("none")) == []
+    assert place.store.folders(place.root) == ["run"]
+
+
+def test_local_folders_have_no_uploads(local):
+    assert local.store.uploads(local.root) == []
+
+
+# File systems that are poorer than they should be
+
+
+@pytest.fixture
+def without_links(monkeypatch):
+    """As on FAT, or on many network drives."""
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+
+
+@pytest.mark.usefixtures("without_links")
+def test_a_file_system_without_links_is_named(local, give):
+    told = r"file system without hard links.*--config commit=single-driver"
+    with pytest.raises(RunError, match=told):
+        local.store.create(local.at("object"), b"data")
+    with pytest.raises(RunError, match=told):
+        local.store.create_from(local.at("object"), give(b"data"))
+    with pytest.raises(RunError, match=told):
+        local.store.probe(local.at("run"))
+    assert local.store.find(local.root) == []
+
+
+@pytest.mark.usefixtures("without_links")
+def test_a_single_driver_needs_no_links(local, give):
+    store = open_store(Access(commit="single-driver"))
+    store.probe(local.at("run"))
+    won = compete(16, lambda i: store.create(local.at("object"), b"%d" % i * 1000))
+    assert won.count(True) == 1
+    assert store.read(local.at("object")) == b"%d" % won.index(True) * 1000
+    assert store.create_from(local.at("object"), give(b"another")) is None
+    assert store.create_from(local.at("file"), give(b"data")).size == 4
+    names = [one.uri for one in store.find(local.root)]
+    assert names == [local.at("file"), local.at("object")]
+
+
+def test_a_disk_that_fails_says_nothing_of_a_file(local, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    local.store.create(local.at("a"), b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", fail)
+        with pytest.raises(StoreError, match=r"a cannot be read: .*Input/output error"):
+            local.store.read(local.at("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", fail)
+        with pytest.raises(StoreError, match="cannot be listed"):
+            local.store.find(local.root)
+
+
+def test_a_file_that_is_written_while_it_is_read_is_noticed(local, monkeypatch):
+    uri = local.at("a")
+    local.store.create(uri, b"planned")
+    etag = local.store.stat(uri).etag
+    look = os.fstat
+
+    def change(descriptor):
+        status = look(descriptor)
+        with Path(uri).open("ab") as file:
+            file.write(b"!")
+        return status
+
+    monkeypatch.setattr(os, "fstat", change)
+    with pytest.raises(ItemError, match="input_changed"):
+        local.store.read(uri, etag=etag)
+
+
+def test_a_place_that_cannot_be_written_is_named(local, give):
+    local.store.create(local.at("file"), b"")
+    for uri in (local.at("file", "below"), local.at("x" * 300)):
+        with pytest.raises(RunError, match=r"cannot be written: "):
+            local.store.create(uri, b"")
+        with pytest.raises(RunError, match=r"cannot be written: "):
+            local.store.probe(uri)
+        with pytest.raises(RunError, match=r"cannot be written: "):
+            local.store.create_from(uri, give(b""))
+
+
+def test_a_probe_leaves_nothing_behind(place):
+    place.store.probe(place.at("run"))
+    assert place.store.find(place.at("run")) == []
+    assert place.store.folders(place.at("run")) == []
+
+
+# Adopting and replacing
+
+
+def test_the_same_bytes_are_adopted(place, give):
+    made = place.store.create_from(place.at("a"), give(b"data"))
+    again = place.store.create_from(place.at("a"), give(b"data"))
+    assert made == again == place.store.stat(place.at("a"))
+    assert made.sha256 == again.sha256 == hashlib.sha256(b"data").hexdigest()
+    assert place.store.create_from(place.at("a"), give(b"DATA")) is None
+
+
+def test_one_of_sixteen_replaces_what_it_knew(place, give):
+    place.store.create(place.at("a"), b"first")
+    etag = place.store.stat(place.at("a")).etag
+    paths = [give(b"later %d" % i, f"given-{i}") for i in range(16)]
+
+    def replace(i):
+        return place.store.replace_from(place.at("a"), paths[i], match=etag)
+
+    won = compete(16, replace)
+    assert won.count(None) == 15
+    winner = next(i for i in range(16) if won[i] is not None)
+    assert place.store.read(place.at("a")) == b"later %d" % winner
+    assert not any(path.exists() for path in paths)
+    assert won[winner] == place.store.stat(place.at("a"))
+
+
+def test_what_is_gone_is_not_replaced(place, give):
+    path = give(b"data")
+    assert place.store.replace_from(place.at("a", "b"), path, match="0-0") is None
+    assert not path.exists()
+    assert not place.store.exists(place.at("a", "b"))
+    assert place.store.replace_from(place.at("a", "b"), give(b"data"), match=None).size == 4
+    assert place.store.read(place.at("a", "b")) == b"data"
 
 
 # Views, temporary files, locations
