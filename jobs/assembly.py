@@ -56,6 +56,9 @@ class _Raster:
     open: int | None = None
     """Blocks that this pass must still see; None while none was seen."""
 
+    stale: bool = False
+    """Whether a COG stands that this pass has brought nothing new for."""
+
     def add(self, number: int, record: Record) -> None:
         self.dead.discard(number)
         for output in record.outputs:
@@ -110,9 +113,12 @@ class Rasters:
         if raster.open is None:
             every = count_blocks(block.height, block.width, self._block)
             raster.open = every if self._wanted is None else self._wanted[item.uri]
+            raster.stale = f"rasters/{output_name(item.key)}" in self._standing
         raster.open -= 1
+        raster.stale &= bool(record.dead_letters)
         if not raster.open:
             del self._under_way[item.uri]
+        if not (raster.open or raster.stale):
             every = count_blocks(block.height, block.width, self._block)
             yield Assembly(
                 item=item,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -37,12 +37,12 @@ _INTERRUPTED = 130
 
 _bundle = setting("bundle")
 _limit = setting("limit")
-_place = with_options(
+_where = with_options(
     setting("local"),
     setting("address", metavar="ADDRESS", envvar="RAY_ADDRESS", show_envvar=True),
     setting("replicas"),
-    setting("device"),
 )
+_place = with_options(_where, setting("device"))
 _policy = with_options(
     setting("on_error", multiple=True, metavar="[STAGE=]REACTION"),
     setting("max_dead_letters", metavar="N|X%"),
@@ -77,6 +77,29 @@ def label(source: str, run: str, **_: object) -> int:
 def map_command(source: str, run: str, **_: object) -> int:
     """Segment the GeoTIFFs under SOURCE into one COG each in RUN/rasters."""
     return _start("map", source, run)
+
+
+@cli.command()
+@click.argument("run")
+@click.option(
+    "--code",
+    "codes",
+    multiple=True,
+    metavar="CODE",
+    help="Of this reason only, e.g. timed_out.",
+)
+@with_options(_bundle, _where, _policy, with_store)
+def retry(run: str, codes: tuple[str, ...], **_: object) -> int:
+    """Try the dead letters of RUN again; finished work stays as it is."""
+    from jobs.progress import ProgressLine
+    from jobs.retry_commands import make_retry, start_retry
+
+    request = make_retry(run, codes, read_settings("retry"))
+    summary = start_retry(request, ProgressLine())
+    if summary is not None:
+        return _end(summary, run)
+    click.echo("nothing to retry", err=True)
+    return OK
 
 
 @cli.command()
@@ -157,12 +180,17 @@ def _start(job: JobName, source: str, run: str) -> int:
     from jobs.commands import start
     from jobs.progress import ProgressLine
 
-    summary = start(request, ProgressLine())
+    return _end(start(request, ProgressLine()), run)
+
+
+def _end(summary: dict[str, Any], run: str) -> int:
+    """Say where the results are and what to do next."""
     dead = summary["dead_letters"]
-    where = "masks" if job == "label" else "rasters"
+    where = "masks" if summary["job"] == "label" else "rasters"
     click.echo(f"{summary['run']}/{where}")
     if dead:
         click.echo(f"{dead} dead letters: {summary['run']}/dead_letter.parquet", err=True)
+        click.echo(f"try them again: atrous retry {run}", err=True)
     click.echo(f"look at it: atrous status {run}", err=True)
     return DEAD_LETTERS if dead else OK
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.bundle_file import load_bundle
 from jobs.commands import JOBS, stoppable
+from jobs.config import make_access, make_limits, make_place, make_policy
 from jobs.engine import Place, open_engine
-from jobs.errors import InputError, RunError
+from jobs.errors import CODES, InputError, RunError
 from jobs.folder import require_job
 from jobs.retry import plan_retry
 from jobs.runner import work_off
@@ -17,6 +18,8 @@ from jobs.spec import Compute, Cut, Limits, Policy, Spec
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from deeplab.bundle import Bundle
     from jobs.runner import Progress
 
@@ -36,6 +39,28 @@ class RetryRequest:
     place: Place = field(default_factory=Place)
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
+
+
+def make_retry(
+    run: str, codes: tuple[str, ...], settings: Mapping[str, Any]
+) -> RetryRequest:
+    """What a user asked for.
+
+    Raises:
+        InputError: A code is none, or a setting is out of its range.
+    """
+    for code in codes:
+        if code not in CODES:
+            raise InputError(f"--code must be one of {', '.join(CODES)}, got {code}")
+    return RetryRequest(
+        run=run,
+        codes=codes,
+        bundle=settings["bundle"],
+        access=make_access(settings),
+        place=make_place(settings),
+        policy=make_policy(settings),
+        limits=make_limits(settings),
+    )
 
 
 def start_retry(request: RetryRequest, progress: Progress) -> dict[str, Any] | None:

@@ -102,8 +102,10 @@ class _Run:
 
     def judge(self) -> None:
         """Stop where there are more dead letters than the user accepts."""
-        policy, tally = self.planned.spec.policy, self.tally
-        verdict = policy.verdict(tally.stages, tally.newest, self.planned.totals.items)
+        policy, tally, totals = self.planned.spec.policy, self.tally, self.planned.totals
+        # A raster may have a dead letter for each of its blocks.
+        most = max(totals.items, totals.shards)
+        verdict = policy.verdict(tally.stages, tally.newest, most)
         if verdict is not None:
             self.feed.stop(verdict)
 

@@ -110,3 +110,14 @@ def test_a_second_retry_ends_what_the_first_left_dead():
     (task,) = rasters.add(second[0], done(second[0], 2))
     assert [number for number, _ in task.pieces] == list(range(6))
     assert not task.dead
+
+
+def test_a_retry_that_brings_nothing_new_leaves_the_raster_alone():
+    shards = shards_of("a.tif")
+    before = [done(shard) if shard.index else dead(shard) for shard in shards]
+    cog = Output(name="rasters/a.tif", size=9, sha256="old", etag="e")
+    past = Past(before, [TaskRecord(key="a.tif", fingerprint="f", outputs=(cog,))])
+    rasters = Rasters(BLOCK)
+    rasters.retry(shards[:1], [(shards, past)])
+    assert list(rasters.add(shards[0], dead(shards[0]))) == []
+    assert not rasters._under_way
