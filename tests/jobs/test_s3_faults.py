@@ -361,6 +361,8 @@ def test_an_interrupted_upload_is_given_up(faulty, give):
     """The interrupt comes while a part is under way, as Ctrl-C does."""
     import _thread
 
+    patience = replace(HASTE, budget_s=45, silence_s=30)
+    store = Store(Access(endpoint_url=faulty.proxy.url), patience)
     faulty.set("hang", method="PUT", path="partNumber=2")
 
     def interrupt():
@@ -371,7 +373,7 @@ def test_an_interrupted_upload_is_given_up(faulty, give):
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        faulty.store.create_from(faulty.at(), give(BIG))
+        store.create_from(faulty.at(), give(BIG))
     thread.join()
     assert faulty.count("DELETE", "uploadId=") == 1
     assert faulty.store.uploads(faulty.root) == []

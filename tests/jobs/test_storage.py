@@ -528,6 +528,25 @@ def test_a_file_that_is_written_while_it_is_read_is_noticed(local, monkeypatch):
         local.store.read(uri, etag=etag)
 
 
+def test_a_file_that_was_another_when_reading_began_is_noticed(local, monkeypatch):
+    uri = local.at("a")
+    local.store.create(uri, b"planned")
+    planned = local.store.stat(uri)
+    Path(uri).write_bytes(b"another")
+    os.utime(uri, ns=(0, 1))
+    look = os.fstat
+
+    def set_back(descriptor):
+        status = look(descriptor)
+        os.utime(uri, ns=(0, int(planned.etag.split("-")[0], 16)))
+        return status
+
+    monkeypatch.setattr(os, "fstat", set_back)
+    with pytest.raises(ItemError, match="input_changed"):
+        local.store.read(uri, etag=planned.etag)
+    assert local.store.stat(uri) == planned
+
+
 def test_a_place_that_cannot_be_written_is_named(local, give):
     local.store.create(local.at("file"), b"")
     for uri in (local.at("file", "below"), local.at("x" * 300)):
