@@ -263,8 +263,10 @@ def gdal_path(uri: str) -> str:
     Raises:
         ItemError: ``unsupported``: GDAL would ask for another object.
     """
-    if not uri.startswith(S3):
+    if uri.startswith("/"):
         return f"/.{uri}" if uri.startswith("/vsi") else uri
+    if not uri.startswith(S3):
+        raise ItemError("unsupported", f"{uri} is neither a path from / nor {S3}")
     if {".", ".."} & set(uri.split("/")):
         raise ItemError("unsupported", f"{uri} has a part . or .. in its key; rename it")
     return f"/vsis3/{uri.removeprefix(S3)}"

@@ -445,6 +445,8 @@ def test_no_key_is_one_of_gdals_own_names():
     assert gdal_path("/vsicurl/http://x/a.tif") == "/./vsicurl/http://x/a.tif"
     for key in ("../other/a.tif", "a/./b.tif", ".."):
         assert refused(gdal_path, f"s3://bucket/{key}")[0] == "unsupported"
+    for name in ("vrt:///a.tif", "GTIFF_DIR:1:/a.tif", "zip+http://x/a.zip", "a.tif", ""):
+        assert refused(gdal_path, name)[0] == "unsupported"
 
 
 # A server that fails. It answers the first request soundly, so that the header is
