@@ -22,7 +22,7 @@ from jobs.cli_options import (
     with_options,
     with_store,
 )
-from jobs.cli_run import verify
+from jobs.cli_run import clean, verify
 from jobs.config import make_request, write_job_file
 from jobs.errors import DEAD_LETTERS, OK, AtrousError, InputError, ItemError
 
@@ -59,6 +59,7 @@ def cli() -> None:
 
 cli.add_command(bundle)
 cli.add_command(verify)
+cli.add_command(clean)
 
 
 @cli.command()

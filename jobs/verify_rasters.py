@@ -117,7 +117,7 @@ class Rasters:
         self._pass: Pass | None = None
         self._tasks: dict[str, TaskRecord] = {}
         self._last = ""
-        self._lacks = False
+        self._lacks = self._news = False
 
     def begin(self, one: Pass, tasks: dict[str, TaskRecord]) -> None:
         """Take the shards of another pass, which has these records of assemblies."""
@@ -150,6 +150,7 @@ class Rasters:
             raster.claimed.append(piece)
         else:
             raster.parts[block.number] = _to_part(block, record)
+            self._news = self._news or not record.dead_letters
 
     def end(self) -> Iterator[Raster]:
         """No shard of this pass is left."""
@@ -174,19 +175,23 @@ class Rasters:
             return
         raster, lacks = self._held[self._last], self._lacks
         task = self._tasks.pop(raster.key, None)
-        self._judge(raster, task, lacks=lacks)
-        raster.open = lacks or task is None
+        # One that stands is put together again only where a pass brings news.
+        due = task is None and (self._news or raster.task is None)
+        self._judge(raster, task, due=due, lacks=lacks)
+        raster.open = lacks or due
         raster.lost = raster.open and self._one.complete
         raster.task = task or raster.task
         if self._last not in self._retried:
             yield self._held.pop(self._last)
-        self._last, self._lacks = "", False
+        self._last, self._lacks, self._news = "", False, False
 
-    def _judge(self, raster: Raster, task: TaskRecord | None, *, lacks: bool) -> None:
+    def _judge(
+        self, raster: Raster, task: TaskRecord | None, *, due: bool, lacks: bool
+    ) -> None:
         one = self._one
+        if due and one.complete:
+            self._say("missing_record", raster.key, "the assembly's record", "nothing")
         if task is None:
-            if one.complete:
-                self._say("missing_record", raster.key, "the assembly's record", "nothing")
             return
         if lacks and not one.complete:
             self._say("missing_record", raster.key, "records of all its blocks", "fewer")

@@ -78,7 +78,7 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
         "jobs.conclude",
         "jobs.retry",
     ),
-    ("jobs.runner", "jobs.verify"),
+    ("jobs.runner", "jobs.verify", "jobs.clean"),
     ("jobs.engine", "jobs.label_job", "jobs.map_job"),
     ("jobs.commands", "jobs.config", "jobs.bundle_commands", "jobs.bundle_text"),
     ("jobs.demo",),
