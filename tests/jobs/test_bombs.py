@@ -583,3 +583,35 @@ def test_names_reach_nothing(canary, secret, tmp_path, monkeypatch):
                 call(name, LOCAL)
     assert seen.read_text() == ""
     assert not was_read()
+
+
+PEEK = """
+from jobs.errors import ItemError
+from jobs.inputs.rasters import open_raster
+
+def peek(fields, data, empty):
+    try:
+        with open_raster(fields["path"], {}) as raster:
+            raster.overviews(1)
+            raster.read(1, out_shape=(8, 8))
+    except ItemError:
+        return "refused"
+
+ANSWERS = {"peek": peek}
+"""
+
+
+def test_a_decoder_can_reach_nothing_even_where_it_looks(
+    canary, secret, tmp_path, monkeypatch
+):
+    """Whatever a later version reads of a raster: the ways out are closed."""
+    (url, seen), (path, was_read) = canary, secret
+    (tmp_path / "peek.py").write_text(PEEK)
+    monkeypatch.syspath_prepend(tmp_path)
+    decoders = decoding.Decoders("peek")
+    target = tmp_path / "a.tif"
+    for name in overviews(url, path):
+        write_overview(target, name)
+        decoders.ask("peek", {"path": str(target)}, seconds=30)
+        assert (seen.read_text(), was_read()) == ("", False), name
+    decoders.close()
