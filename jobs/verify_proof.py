@@ -13,6 +13,7 @@ from jobs.folder import SUCCESS
 from jobs.outputs.recount import read_rows
 from jobs.storage import join
 from jobs.verify_letters import COLUMNS, digest_of_row
+from jobs.verify_report import NOT_FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,21 +108,31 @@ def check_success(
 def check_views(
     store: Store, passes: list[Pass], tally: Tally, letters: Letters, tell: Tell
 ) -> None:
-    """Hold what people look at first against what was counted."""
+    """Hold what people look at first against what was counted.
+
+    Both views are written after the proof, so a process that was killed in between
+    leaves none, or those of an earlier pass.
+    """
     run, first = passes[0].uri, passes[0]
-    summary = _read_json(store, join(run, _SUMMARY), _SUMMARY, tell)
-    if summary is not None:
-        tally.stages, tally.codes = letters.tally.stages, letters.tally.codes
-        tally.counts["pixels_dead"] = letters.pixels
-        expected = tally.summary(first.totals, finished=True)
-        expected["shards"]["planned"] = sum(one.totals.shards for one in passes)
-        _compare(expected, summary, _SUMMARY, tell)
     try:
+        summary = {**json.loads(store.read(join(run, _SUMMARY)))}
         rows = list_digest(store.read(join(run, _LETTERS)))
-    except (ItemError, ValueError) as error:
-        missing = isinstance(error, ItemError) and error.code == "not_found"
-        tell("missing" if missing else "unreadable", _LETTERS, "dead letters", error)
+    except ItemError as error:
+        kind = NOT_FINISHED if error.code == "not_found" else "unreadable"
+        tell(kind, _SUMMARY, "views of a run that is done", error.message)
         return
+    except (ValueError, TypeError) as error:
+        tell("unreadable", _SUMMARY, f"a JSON object, and {_LETTERS}", error)
+        return
+    age = summary.get("retries"), summary.get("finished")
+    if age != (len(passes) - 1, True):
+        tell(NOT_FINISHED, _SUMMARY, f"{len(passes) - 1} retries, all finished", age)
+        return
+    tally.stages, tally.codes = letters.tally.stages, letters.tally.codes
+    tally.counts["pixels_dead"] = letters.pixels
+    expected = tally.summary(first.totals, finished=True)
+    expected["shards"]["planned"] = sum(one.totals.shards for one in passes)
+    _compare(expected, summary, _SUMMARY, tell)
     if rows != (letters.tally.dead, letters.digest):
         held = f"the {letters.tally.dead} dead letters of the ledger"
         tell("wrong_count", _LETTERS, held, f"{rows[0]}, or others")

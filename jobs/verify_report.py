@@ -19,7 +19,7 @@ KINDS: Final = {
     "wrong_count": "items or pixels do not add up",
     "wrong_plan": "the plan is not the one that job.json describes",
     "wrong_manifest": "the manifest does not name exactly the outputs",
-    "not_finished": "there is no _SUCCESS, so that work is left to do",
+    "not_finished": "there is no _SUCCESS, or a view is of before it: the same command goes on",
 }
 """Why a run is not sound, or not yet; the names are stable."""
 
