@@ -88,6 +88,23 @@ def shrink(fields, data, empty):
             break
     return len(arrays)
 
+KEPT = []
+
+def keep(fields, data, empty):
+    empty(3, 64, 64)[0][:] = 5
+    KEPT.extend(
+        os.dup(number)
+        for number in range(3, 20)
+        if os.path.lexists(f"/proc/self/fd/{number}")
+        and "atrous-pixels" in os.readlink(f"/proc/self/fd/{number}")
+    )
+
+def cut(fields, data, empty):
+    try:
+        os.ftruncate(KEPT[0], 0)
+    except PermissionError:
+        return "refused"
+
 def state(fields, data, empty):
     return {
         "pid": os.getpid(),
@@ -319,6 +336,12 @@ def test_a_file_that_was_cut_short_is_not_mapped(decoders):
     # To read past its end would kill the replica.
     assert failure(decoders, "shrink")[0] == "crashed_decoder"
     check_good(decoders)
+
+
+def test_a_file_cannot_be_cut_short_later(decoders):
+    _, (pixels, _) = ask(decoders, "keep")
+    assert ask(decoders, "cut") == ("refused", None)
+    assert (pixels == 5).all()
 
 
 # Arrays
