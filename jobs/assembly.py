@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from jobs.shards import Item, Shard
 
 _LONGEST_NAME: Final = 200
+_LONGEST_STEM: Final = 120
+_DIGITS: Final = 16
+_SUFFIX: Final = re.compile(r"\.tiff?$", re.IGNORECASE)
+_SPECIAL: Final = re.compile(
+    r"[A-Z]|-[0-9a-f]{16}\.tiff?$|\.tiff\.tif$|^(con|prn|aux|nul|com\d|lpt\d)\."
+)
+"""Upper case, names that other keys get, and those that some systems keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +139,25 @@ class Rasters:
 
 
 def output_name(key: str) -> str:
-    """One file name for a key: no separators, no two keys alike.
+    """One file name for a key: no separators, and no two keys alike.
 
-    Percent-encoded; a very long key is cut and told apart by its SHA-256.
+    Not even where upper and lower case are the same: a plain key, in lower case and
+    ending in .tif or .tiff, is percent-encoded, and any other one told apart by its
+    SHA-256. No name begins with a dot, which would hide it, or a dash.
     """
-    name = quote(key, safe=" ()+,=@")
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[:120]}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
-    return name if name.endswith(".tif") else f"{name}.tif"
+    name = f"{key}.tif" if key.endswith(".tiff") else key
+    if not _is_plain(key) or len(_quote(name)) > _LONGEST_NAME:
+        stem = _SUFFIX.sub("", key) or "_"
+        digest = hashlib.sha256(key.encode()).hexdigest()[:_DIGITS]
+        return f"{_quote(stem)[:_LONGEST_STEM]}-{digest}.tif"
+    return _quote(name)
+
+
+def _is_plain(key: str) -> bool:
+    """Whether a key may keep its name, and no other key can have it."""
+    return key.endswith((".tif", ".tiff")) and not _SPECIAL.search(key)
+
+
+def _quote(text: str) -> str:
+    name = quote(text, safe=" ()+,=@")
+    return f"%{ord(name[0]):02X}{name[1:]}" if name[:1] in {".", "-"} else name
