@@ -47,7 +47,8 @@ def open_bundle(location: str, access: Access) -> Iterator[tuple[Path, Bundle]]:
     except ItemError as error:
         raise InputError(f"bundle {location}: {error.message}; check the path") from error
     with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
-        path = Path(folder, Path(uri).name)
+        # A key may be called like anything, and nothing that is a file name.
+        path = Path(folder, "bundle.safetensors")
         path.write_bytes(data)
         del data
         try:

@@ -8,6 +8,7 @@ every resume, so a later change of a limit never moves finished work.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,8 @@ class Shard:
         lines = [fingerprint, *(item.uri for item in self.items)]
         if self.block is not None:
             lines.append(str(self.block.core))
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        # As JSON, for a URI may hold a line break and look like two.
+        return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]
 
 
 def plan_shards(

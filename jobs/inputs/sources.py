@@ -86,7 +86,8 @@ def _counts(uri: str, suffixes: tuple[str, ...]) -> bool:
 def _item(found: Object, root: str) -> Item:
     return Item(
         uri=found.uri,
-        key=found.uri.removeprefix(root).lstrip("/"),
+        # One separator alone: a//b is another object than a/b.
+        key=found.uri.removeprefix(root.rstrip("/")).removeprefix("/"),
         size=found.size,
         etag=found.etag,
     )
