@@ -25,6 +25,7 @@ from jobs.cli_options import (
 from jobs.cli_run import clean, verify
 from jobs.config import make_request, write_job_file
 from jobs.errors import DEAD_LETTERS, OK, AtrousError, InputError, ItemError
+from jobs.redact import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,15 +209,15 @@ def _main(arguments: Sequence[str] | None) -> int:
         click.echo(error.format_message(), err=True)
         return 2
     except click.ClickException as error:
-        click.echo(f"atrous: {' '.join(error.format_message().split())}", err=True)
+        message = " ".join(error.format_message().split())
+        click.echo(f"atrous: {printable(message)}", err=True)
         return error.exit_code
     except AtrousError as error:
-        click.echo(f"atrous: {error}", err=True)
+        click.echo(f"atrous: {printable(str(error))}", err=True)
         return error.exit_code
     except ItemError as error:
-        click.echo(
-            f"atrous: {error.message}; check the run folder and the access", err=True
-        )
+        message = printable(error.message)
+        click.echo(f"atrous: {message}; check the run folder and the access", err=True)
         return InputError.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo(

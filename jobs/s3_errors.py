@@ -6,12 +6,13 @@ signature, a header or a password.
 
 from __future__ import annotations
 
-import re
 from typing import Final, Literal, cast
 
 import aiohttp
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
+
+from jobs.redact import redact as redact  # noqa: PLC0414 - others import it from here
 
 Verdict = Literal["definite", "slow", "again", "short", "damaged", "credentials", "bug"]
 """An answer about the object; overload; a failure that may pass; a body of too few
@@ -89,12 +90,6 @@ _REQUEST_IS_WRONG: Final = (
     boto.UnsupportedSignatureVersionError,
 )
 
-_SECRET: Final = re.compile(
-    r"((?:X-Amz-)?(?:Signature|Credential|Security-Token|AWSAccessKeyId)=)[^&\s\"'<>]+",
-    re.IGNORECASE,
-)
-_PASSWORD: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-
 
 class RefusedError(Exception):
     """A definite answer of the store: what was asked cannot be.
@@ -166,11 +161,6 @@ def advise(error: Exception) -> str:
     if isinstance(error, boto.ClientError):
         return _ADVICE[code_of(error)]
     return _NO_CREDENTIALS
-
-
-def redact(text: str) -> str:
-    """A text without the signatures and passwords that an address may hold."""
-    return _PASSWORD.sub("...", _SECRET.sub(r"\1...", text))
 
 
 def code_of(error: boto.ClientError) -> str:

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
 from fsspec.utils import glob_translate
 
+from jobs.access import S3, Access, join, resolve
 from jobs.disk import Disk, Object, changed
 from jobs.errors import InputError, ItemError, RunError, StoreError
 from jobs.patience import Patience
@@ -43,52 +41,9 @@ __all__ = [
     "resolve",
 ]
 
-S3: Final = "s3://"
 _MAGIC: Final = re.compile(r"[*?[]")
 _PARTIAL: Final = 206
 _PROBE: Final = b"a store that keeps what it is given"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
-    """How to reach S3. Credentials are never here: they come from the usual chain."""
-
-    endpoint_url: str | None = None
-    """Another server than AWS, e.g. ``http://127.0.0.1:9000``."""
-
-    anon: bool = False
-    """Send unsigned requests."""
-
-    requester_pays: bool = False
-    """Accept that the reader is billed."""
-
-    commit: Literal["conditional", "single-driver"] = "conditional"
-    """Who sees to it that an object is created once: the store, whoever writes; or a
-    look before the write, which is enough where one driver alone runs."""
-
-    def __post_init__(self) -> None:
-        """Check the endpoint."""
-        if self.endpoint_url is None:
-            return
-        parts = urlsplit(self.endpoint_url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise InputError(
-                f"endpoint URL must look like https://host[:port], got {self.endpoint_url}"
-            )
-
-
-def resolve(location: str) -> str:
-    """Turn what a user typed into an absolute location."""
-    if location.startswith(S3):
-        return location.rstrip("/") if location != S3 else location
-    if "://" in location:
-        raise InputError(f"location must be a path or s3://bucket/key, got {location}")
-    return os.path.abspath(os.path.expanduser(location))  # noqa: PTH100, PTH111
-
-
-def join(folder: str, *names: str) -> str:
-    """A location below a folder; ``names`` are ours, never a user's key."""
-    return "/".join([folder.rstrip("/"), *names])
 
 
 @functools.lru_cache(maxsize=4)
@@ -157,7 +112,7 @@ class Store:
             The folder that the objects lie below, and the objects in URI order.
         """
         if not _MAGIC.search(location) or self._is_there(location):
-            found = self.find(location)
+            found = self._find_or_stat(location)
             alone = len(found) == 1 and found[0].uri == location
             return (location.rsplit("/", 1)[0] if alone else location), found
         root = _MAGIC.split(location)[0].rsplit("/", 1)[0]
@@ -166,6 +121,16 @@ class Store:
         except ValueError as error:
             raise InputError(f"glob {location} is wrong: {error}") from error
         return root, [found for found in self.find(root) if wanted.match(found.uri)]
+
+    def _find_or_stat(self, location: str) -> list[Object]:
+        try:
+            return self.find(location)
+        except InputError:
+            # Who may not list may still read what he can name.
+            with contextlib.suppress(ItemError, StoreError):
+                if location.startswith(S3):
+                    return [self.stat(location)]
+            raise
 
     def _is_there(self, location: str) -> bool:
         """Whether a location that looks like a glob is the name of something."""

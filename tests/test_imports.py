@@ -49,9 +49,10 @@ DISTRIBUTIONS = {"PIL": "pillow"}
 """Where a package is not called like what is installed."""
 
 FLOORS = (  # from the ground up: a module imports its own floor and those below
-    ("jobs.errors", "jobs.disk", "jobs.patience"),
+    ("jobs.errors", "jobs.disk", "jobs.patience", "jobs.redact"),
     (
         "jobs.storage",
+        "jobs.access",
         "jobs.s3",
         "jobs.shards",
         "jobs.windows",
