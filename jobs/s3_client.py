@@ -12,6 +12,7 @@ import asyncio
 import functools
 import io
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import s3fs
@@ -32,6 +33,7 @@ Value = TypeVar("Value")
 
 SCHEME: Final = "s3://"
 _CHUNK: Final = 2**20
+_RENEW_S: Final = 60.0
 _CLEAN_UP_S: Final = 10.0
 _BAD: Final = {"short": "cut short", "damaged": "with bytes that its checksum denies"}
 
@@ -50,6 +52,9 @@ class Client:
         self._access = access
         self.patience = patience
         self.pace = Pace()
+        self._known: Any = None
+        self._connected_s = 0.0
+        self._refused = False
 
     @property
     def name(self) -> str:
@@ -186,9 +191,16 @@ class Client:
         return reply
 
     async def _connect(self) -> Any:  # noqa: ANN401 - the client's own type
-        client = await self._fs.set_session()
-        # Some servers never say "100 Continue", and a body waits for it for ever.
-        client.meta.events.unregister("before-call.s3", add_expect_header)
+        now = time.monotonic()
+        renew = self._refused and now - self._connected_s >= _RENEW_S
+        if renew:
+            # Whoever is to renew the credentials may have done so meanwhile.
+            self._refused, self._connected_s = False, now
+        client = await self._fs.set_session(refresh=renew)
+        if client is not self._known:
+            # Some servers never say "100 Continue", and a body waits for it for ever.
+            client.meta.events.unregister("before-call.s3", add_expect_header)
+            self._known, self._connected_s = client, now
         return client
 
     def _raise_final(self, verdict: Verdict, error: Exception, uri: str, bad: int) -> None:
@@ -197,6 +209,7 @@ class Client:
         if verdict == "definite":
             raise refusal(error) from None
         if verdict == "credentials":
+            self._refused = True
             raise StoreError(
                 f"{uri}: {self.name} refuses the credentials ({tell(error)}); "
                 f"{advise(error)}, then give the same command again"

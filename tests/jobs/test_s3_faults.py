@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import signal
 import threading
 import time
 import traceback
@@ -10,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobs import s3_write
+from jobs import s3_client, s3_write
 from jobs.errors import InputError, ItemError, RunError, StoreError
 from jobs.patience import Patience
 from jobs.storage import Access, Store, open_store
@@ -148,6 +149,19 @@ def test_refused_credentials_say_what_helps(faulty, call, code, advice):
     arguments = [faulty.at()] + [b""] * (call == "create")
     with pytest.raises(StoreError, match=f"refuses the credentials .*{code}.*; {advice}"):
         getattr(faulty.store, call)(*arguments)
+
+
+def test_renewed_credentials_are_taken_up(faulty, monkeypatch):
+    monkeypatch.setattr(s3_client, "_RENEW_S", 0.5)
+    faulty.store.create(faulty.at(), DATA)
+    faulty.proxy.set(slow(400, "ExpiredToken", times=1))
+    with pytest.raises(StoreError, match="renew the credentials"):
+        faulty.store.read(faulty.at())
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "renewed")
+    time.sleep(0.6)
+    assert [faulty.store.read(faulty.at()) for _ in range(3)] == [DATA] * 3
+    users = [one["headers"]["authorization"] for one in faulty.proxy.log()]
+    assert ["renewed" in user for user in users] == [False, True, True, True]
 
 
 def test_no_credentials_at_all_are_named(fault_proxy, monkeypatch, tmp_path):
@@ -359,8 +373,6 @@ def test_a_failed_upload_is_given_up(faulty, give, path):
 @pytest.mark.usefixtures("small_parts")
 def test_an_interrupted_upload_is_given_up(faulty, give):
     """The interrupt comes while a part is under way, as Ctrl-C does."""
-    import _thread
-
     patience = replace(HASTE, budget_s=45, silence_s=30)
     store = Store(Access(endpoint_url=faulty.proxy.url), patience)
     faulty.set("hang", method="PUT", path="partNumber=2")
@@ -368,7 +380,7 @@ def test_an_interrupted_upload_is_given_up(faulty, give):
     def interrupt():
         while not faulty.count("PUT", "partNumber=2"):
             time.sleep(0.02)
-        _thread.interrupt_main()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
