@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from jobs.spec import JobName, Limits, Policy
     from jobs.storage import Access
 
+_LONGEST_FILE: Final = 2**15
+"""Bytes of a job file; there are two dozen settings."""
+
 _ASSIGNMENT: Final = re.compile(r"\s*(\w[\w-]*)\s*=(.*)", re.DOTALL)
 _SECRET: Final = re.compile(r"secret|password|token|credential|access_?key", re.IGNORECASE)
 
@@ -72,7 +75,14 @@ def read_job_file(path: str) -> dict[str, Any]:
     import tomllib
 
     try:
-        fields = tomllib.loads(Path(path).expanduser().read_bytes().decode())
+        with Path(path).expanduser().open("rb") as file:
+            data = file.read(_LONGEST_FILE + 1)
+        if len(data) > _LONGEST_FILE:
+            raise InputError(
+                f"job file {path} must have at most {_LONGEST_FILE} bytes, got more; give "
+                "a TOML file of settings"
+            )
+        fields = tomllib.loads(data.decode())
     except OSError as error:
         raise InputError(
             f"job file {path} cannot be read ({error.strerror}); give a local TOML file, "

@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from jobs.errors import InputError, ItemError, RunError, StoreError
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _NOT_FOUND: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_NO_NAME: Final = {errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO}
+"""Errors of a name that leads to no file."""
+
 _HOPELESS: Final = {
     errno.EACCES,
     errno.EPERM,
@@ -223,7 +226,7 @@ class Disk:
     def read(self, uri: str, etag: str | None) -> bytes:
         """All bytes of a file, which is ``etag`` before and after."""
         path = Path(uri)
-        with _reading(uri), path.open("rb") as file:
+        with _reading(uri), _open(path) as file:
             before = _describe(path, os.fstat(file.fileno()))
             data = file.read()
             after = _describe(path, os.fstat(file.fileno()))
@@ -233,7 +236,7 @@ class Disk:
 
     def read_head(self, uri: str, size: int) -> bytes:
         """The first bytes of a file."""
-        with _reading(uri), Path(uri).open("rb") as file:
+        with _reading(uri), _open(Path(uri)) as file:
             return file.read(size)
 
     def create(self, uri: str, data: bytes) -> bool:
@@ -283,6 +286,18 @@ class Disk:
             Path(uri).unlink(missing_ok=True)
 
 
+def _open(path: Path) -> BinaryIO:
+    """Open a file that has an end: no pipe, no socket and no device.
+
+    Raises:
+        ItemError: It is none.
+    """
+    if path.exists() and not path.is_file():
+        raise ItemError("not_found", f"{path} is no regular file")
+    # Were it a pipe by now, opening it must not wait for somebody who writes.
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+
+
 def _is(path: Path, etag: str) -> bool:
     try:
         return stat_file(path).etag == etag
@@ -319,6 +334,8 @@ def _reading(uri: str) -> Iterator[None]:
     except PermissionError as error:
         raise ItemError("forbidden", f"{uri} may not be read") from error
     except OSError as error:
+        if error.errno in _NO_NAME:
+            raise ItemError("not_found", f"{uri} is no file: {error.strerror}") from error
         raise StoreError(f"{uri} cannot be read: {error}; check the disk") from error
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import uuid
 from pathlib import Path
@@ -102,7 +103,7 @@ class Store:
             InputError: It does not exist.
         """
         remote = location.startswith(S3)
-        if not (remote or _MAGIC.search(location) or Path(location).exists()):
+        if not (remote or _MAGIC.search(location) or os.path.exists(location)):  # noqa: PTH110 - an odd name is none
             raise InputError(f"nothing at {location}; check the path")
 
     def match(self, location: str) -> tuple[str, list[Object]]:
