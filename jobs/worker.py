@@ -90,7 +90,7 @@ class Worker:
             if isinstance(work, Shard):
                 return self._process(work, attempt, announce)
             return self._complete(work, attempt, announce)
-        except StoreError as error:
+        except AtrousError as error:
             return Postponed(reason=str(error))
         except Exception as error:  # noqa: BLE001 - the shard guard
             if isinstance(error, OSError) and error.errno in _MACHINE:

@@ -81,7 +81,13 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
     ),
     ("jobs.runner", "jobs.verify", "jobs.clean"),
     ("jobs.engine", "jobs.label_job", "jobs.map_job"),
-    ("jobs.commands", "jobs.config", "jobs.bundle_commands", "jobs.bundle_text"),
+    (
+        "jobs.commands",
+        "jobs.retry_commands",
+        "jobs.config",
+        "jobs.bundle_commands",
+        "jobs.bundle_text",
+    ),
     ("jobs.demo",),
     ("jobs.cli",),
 )
@@ -232,7 +238,8 @@ def test_only_the_engine_and_what_starts_it_know_the_cluster():
         name for name, module in users if module in {"cluster.connect", "cluster.pool"}
     }
     assert with_ray == {"jobs.engine"}
-    assert {name for name, _ in users} == {"jobs.engine", "jobs.commands", "jobs.runner"}
+    others = {"jobs.commands", "jobs.runner", "jobs.worker"}
+    assert {name for name, _ in users} == {"jobs.engine", *others}
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -310,6 +317,7 @@ def test_what_the_tests_import_is_declared():
     groups = PROJECT["dependency-groups"]["dev"] + PROJECT["project"]["dependencies"]
     names = {name.replace("-", "_") for name in declared(groups)}
     names |= {"PIL", *PACKAGES}
+    names |= {path.parent.name for path in TESTS if path.name == "__init__.py"}
     for path, tree in ((path, ast.parse(path.read_text())) for path in TESTS):
         tops = {module.split(".")[0] for module in imports_of(tree)}
         unknown = tops - sys.stdlib_module_names - names
