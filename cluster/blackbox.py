@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from io import FileIO
 
 _PREFIX: Final = "atrous-box-"
 _SLOTS: Final = 4
@@ -54,11 +53,11 @@ class BlackBox:
         """
         folder = folder or tempfile.gettempdir()
         _sweep(folder)
-        handle, self.path = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
-        self._file: FileIO = open(handle, "r+b", buffering=0)  # noqa: PTH123, SIM115
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        self._file.seek(_SLOTS * _SLOT_BYTES)
-        self._file.truncate()
+        # Open as long as the process lives, for whatever ends it.
+        self._handle, self.path = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        os.truncate(self._handle, _SLOTS * _SLOT_BYTES)
+        os.lseek(self._handle, 0, os.SEEK_END)
         self._free = list(range(_SLOTS))
         self._lock = threading.Lock()
 
@@ -68,7 +67,7 @@ class BlackBox:
         Ray listens to them already; only after ``disable`` is its handler replaced.
         """
         faulthandler.disable()
-        faulthandler.enable(self._file, all_threads=True)
+        faulthandler.enable(self._handle, all_threads=True)
 
     @contextlib.contextmanager
     def record(self, call: int) -> Iterator[Callable[[str], None]]:
@@ -79,7 +78,7 @@ class BlackBox:
 
         def announce(step: str) -> None:
             text = step.encode()[: _SLOT_BYTES - _HEADER.size]
-            os.pwrite(self._file.fileno(), _HEADER.pack(call, len(text)) + text, offset)
+            os.pwrite(self._handle, _HEADER.pack(call, len(text)) + text, offset)
 
         announce("")
         try:

@@ -53,6 +53,11 @@ def draining_nodes(client: Any) -> frozenset[str]:  # noqa: ANN401 - has no publ
     return frozenset(name if isinstance(name, str) else name.hex() for name in names)
 
 
+def own_node() -> str:
+    """Ray's id of the node that this process is on; empty outside of the cluster."""
+    return ray.get_runtime_context().get_node_id() if _is_direct() else ""
+
+
 def _client() -> Any:  # noqa: ANN401 - has no public type
     from ray._private import worker
 

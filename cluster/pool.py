@@ -143,12 +143,10 @@ class _Pool(Generic[Item]):
     def close(self) -> None:
         """End every replica, after the chance to clear up, if the cluster answers."""
         everyone = [*self._crew, *self._going]
-        if self._silent_since is None:
-            able = [one for one in everyone if one.stage != "dying"]
+        able = [one for one in everyone if one.stage != "dying"]
+        if able and self._silent_since is None:
             with contextlib.suppress(RayError, OSError):
-                words: list[ObjectRef[Any] | Any] = [
-                    one.actor.leave.remote() for one in able
-                ]
+                words: list[Any] = [one.actor.leave.remote() for one in able]
                 ray.wait(words, num_returns=len(words), timeout=_POLL_S)
         for one in everyone:
             one.kill()

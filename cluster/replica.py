@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.blackbox import BlackBox, Remains, read_box
 from cluster.diagnosis import diagnose
 from cluster.memory import process
+from cluster.nodes import own_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,7 +158,7 @@ class Replica(Generic[Item]):
 
     def _find_box(self, place: Place) -> None:
         """Read the black box, on its node where that is another one."""
-        if place.node == ray.get_runtime_context().get_node_id():
+        if place.node == own_node():
             self.remains = read_box(place.box)
         if self.remains is None:
             where = NodeAffinitySchedulingStrategy(place.node, soft=False)
