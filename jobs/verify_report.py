@@ -19,7 +19,7 @@ KINDS: Final = {
     "wrong_count": "items or pixels do not add up",
     "wrong_plan": "the plan is not the one that job.json describes",
     "wrong_manifest": "the manifest does not name exactly the outputs",
-    "not_finished": "there is no _SUCCESS, or a view is of before it: the same command goes on",
+    "not_finished": "there is no _SUCCESS, or views of before it: go on with the run",
 }
 """Why a run is not sound, or not yet; the names are stable."""
 
@@ -45,8 +45,8 @@ class Difference:
 
     def __str__(self) -> str:
         """Show it in one line."""
-        text = f"{self.kind}  {self.object}: expected {self.expected}, got {self.got}"
-        return " ".join(text.split())
+        text = f"{self.object}: expected {self.expected}, got {self.got}"
+        return f"{self.kind}  {' '.join(text.split())}"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,6 +1,8 @@
 """Fixtures shared by the tests of jobs. None of them needs torch."""
 
 import dataclasses
+import itertools
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +12,12 @@ from rasterio.transform import from_origin
 
 from deeplab.bundle import Bundle, ClassInfo
 from jobs.cli import _main
+from jobs.conclude import MANIFEST, conclude, write_views
+from jobs.folder import SUCCESS, prepare, read_shards
+from jobs.label_job import LabelJob
+from jobs.ledger import Ledger, TaskRecord, dead_letter
+from jobs.map_job import MapJob
+from jobs.retry import plan_retry
 from jobs.shards import Item
 from jobs.spec import Compute, Cut, Spec
 from jobs.storage import Access, Store, open_store
@@ -170,3 +178,141 @@ def run(capsys):
         return code, printed.out, printed.err
 
     return call
+
+
+@dataclasses.dataclass
+class Built:
+    """A whole run folder, made by its job but for the network."""
+
+    store: Store
+    run: str
+    spec: Spec
+    make_job: type
+
+    def at(self, *names):
+        return "/".join([self.run, *names])
+
+    def names(self, folder=""):
+        """Locations of all objects of a folder, below the run folder."""
+        found = self.store.find(self.at(folder) if folder else self.run)
+        return [one.uri.removeprefix(f"{self.run}/") for one in found]
+
+    def read(self, name):
+        return self.store.read(self.at(name))
+
+    def write(self, name, data):
+        self.store.replace(self.at(name), data)
+
+    def remove(self, name):
+        self.store.delete(self.at(name))
+
+    def edit(self, name, change):
+        """Change an object that holds JSON."""
+        fields = json.loads(self.read(name))
+        change(fields)
+        self.write(name, json.dumps(fields, sort_keys=True).encode())
+
+    def start(self):
+        """Plan the run; see ``work_off``."""
+        job = self.make_job(spec=self.spec)
+        return prepare(self.store, self.spec, job.plan())
+
+    def retry(self):
+        """Plan a retry of all dead letters."""
+        return plan_retry(self.store, self.make_job, self.spec, ())
+
+    def work_off(self, planned, *, dead=(), until=None):
+        """Do the shards of a plan, of which items or blocks may be dead.
+
+        Args:
+            planned: The plan.
+            dead: Keys of items, or numbers of blocks.
+            until: Stop after so many shards, with nothing concluded.
+        """
+        job = self.make_job(
+            spec=planned.spec, fingerprint=planned.fingerprint, folder=planned.folder
+        )
+        ledger, gather = Ledger(self.store, planned.folder), job.gather()
+        for shard in itertools.islice(read_shards(self.store, planned.folder), until):
+            results = (_result(job, shard, item, dead) for item in shard.items)
+            record = ledger.commit(job.write(shard, results))
+            for task in gather(shard, record):
+                outputs = job.complete(task)
+                fields = {"fingerprint": planned.fingerprint, "outputs": outputs}
+                ledger.commit_task(TaskRecord(key=task.key, **fields))
+                job.tidy(task)
+        if until is None:
+            self.conclude(planned)
+
+    def conclude(self, planned):
+        """Prove that the plan is done, also where that was said before."""
+        for name in (MANIFEST, SUCCESS):
+            self.store.delete(f"{planned.folder}/{name}")
+        job = self.make_job(
+            spec=planned.spec, fingerprint=planned.fingerprint, folder=planned.folder
+        )
+        conclude(self.store, job, planned)
+        write_views(self.store, self.run)
+
+
+def _result(job, shard, item, dead):
+    """Any mask of an item, the same each time; 255 is nodata."""
+    block = shard.block
+    if shard.refusal is not None:
+        refusal = shard.refusal
+        return dead_letter(item, "plan", refusal.code, refusal.message)
+    if item.key in dead or (block is not None and block.number in dead):
+        return job.bury(shard, item, dead_letter(item, "read", "undecodable", "damaged"))
+    random = np.random.default_rng(len(item.key) if block is None else block.number)
+    shape = (4, 6) if block is None else (block.core.height, block.core.width)
+    mask = random.choice(np.array([0, 1, 2, 3, 255], dtype=np.uint8), size=shape)
+    if block is not None and block.number == EMPTY:
+        mask[:] = 255
+    confidence = np.full(shape, 128, dtype=np.uint8)
+    segmentation = SimpleNamespace(mask=mask, confidence=confidence)
+    return SimpleNamespace(item=item, segmentation=segmentation)
+
+
+EMPTY = 2
+"""Number of the block that holds nodata alone."""
+
+
+@pytest.fixture
+def build_label(make_spec, tmp_path):
+    """A label run of five images in three shards, in a place; not begun."""
+
+    def build(place):
+        source = tmp_path / "images"
+        source.mkdir(exist_ok=True)
+        for number in range(5):
+            (source / f"{number}.png").write_bytes(bytes(number))
+        spec = make_spec(
+            job="label",
+            source=str(source),
+            run=place.at("label"),
+            access=place.store._access,
+            shard_items=2,
+        )
+        return Built(place.store, place.at("label"), spec, LabelJob)
+
+    return build
+
+
+@pytest.fixture
+def build_map(make_spec, write_raster, tmp_path):
+    """A map run of a raster of four blocks and one that is refused; not begun."""
+
+    def build(place):
+        pixels = np.ones((3, 520, 530), dtype=np.uint8)
+        write_raster(pixels, "scenes/scene.tif")
+        (tmp_path / "scenes" / "bad.tif").write_bytes(b"no raster")
+        spec = make_spec(
+            job="map",
+            source=str(tmp_path / "scenes"),
+            run=place.at("map"),
+            access=place.store._access,
+            block=512,
+        )
+        return Built(place.store, place.at("map"), spec, MapJob)
+
+    return build
