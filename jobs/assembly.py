@@ -21,10 +21,12 @@ _LONGEST_NAME: Final = 200
 _LONGEST_STEM: Final = 120
 _DIGITS: Final = 16
 _SUFFIX: Final = re.compile(r"\.tiff?$", re.IGNORECASE)
-_SPECIAL: Final = re.compile(
-    r"[A-Z]|-[0-9a-f]{16}\.tiff?$|\.tiff\.tif$|^(con|prn|aux|nul|com\d|lpt\d)\."
-)
-"""Upper case, names that other keys get, and those that some systems keep."""
+_PLAIN: Final = re.compile(r".\.tiff?\Z", re.DOTALL)
+_SPECIAL: Final = re.compile(r"[A-Z]|-[0-9a-f]{16}\.tiff?$|\.tiff\.tif$")
+"""Upper case, and names that other keys get."""
+
+_ODD_START: Final = re.compile(r"[.~-]|(con|prn|aux|nul|com\d|lpt\d)\.", re.IGNORECASE)
+"""What hides a file, looks like an option or a home, or is a device somewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +145,7 @@ def output_name(key: str) -> str:
 
     Not even where upper and lower case are the same: a plain key, in lower case and
     ending in .tif or .tiff, is percent-encoded, and any other one told apart by its
-    SHA-256. No name begins with a dot, which would hide it, or a dash.
+    SHA-256. No name begins with what some system takes for something else.
     """
     name = f"{key}.tif" if key.endswith(".tiff") else key
     if not _is_plain(key) or len(_quote(name)) > _LONGEST_NAME:
@@ -155,9 +157,9 @@ def output_name(key: str) -> str:
 
 def _is_plain(key: str) -> bool:
     """Whether a key may keep its name, and no other key can have it."""
-    return key.endswith((".tif", ".tiff")) and not _SPECIAL.search(key)
+    return bool(_PLAIN.search(key)) and not _SPECIAL.search(key)
 
 
 def _quote(text: str) -> str:
     name = quote(text, safe=" ()+,=@")
-    return f"%{ord(name[0]):02X}{name[1:]}" if name[:1] in {".", "-"} else name
+    return f"%{ord(name[0]):02X}{name[1:]}" if _ODD_START.match(name) else name
