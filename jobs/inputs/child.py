@@ -59,6 +59,8 @@ _ENVIRONMENT: Final = {
     "OMP_NUM_THREADS": "1",
     # Each of the allocator's arenas takes 64 MiB of addresses, used or not.
     "MALLOC_ARENA_MAX": "1",
+    # Two blocks kept for the next image: 2.4 ms instead of 2.8 for 500 x 500 px.
+    "PILLOW_BLOCKS_MAX": "2",
     "GDAL_SKIP": ",".join(_SKIPPED_DRIVERS.split()),
     "GDAL_DRIVER_PATH": "disable",
     "GDAL_VRT_ENABLE_PYTHON": "NO",
