@@ -211,11 +211,12 @@ class MapJob(Job):
 
     @contextlib.contextmanager
     def _explained(self, item: Item) -> Iterator[None]:
-        """Say so where reading failed because the object is gone or another one."""
+        """Say so where the object is gone, or another one, or may not be read."""
         try:
             yield
         except (ItemError, StoreError):
             self._check_unchanged(item)
+            open_store(self.spec.access).read_head(item.uri, 1)
             raise
 
     def _check_unchanged(self, item: Item) -> None:
