@@ -240,21 +240,21 @@ def _ask_raster(
     decoders = _decoders("jobs.inputs.rasters", os.getpid())
     place = {"path": gdal_path(uri), "options": s3_options(access)}
     ask = functools.partial(decoders.ask, kind, fields | place)
+    end = time.monotonic() + RASTER_FACTOR * limits.seconds
     for number in range(_TRIES):
         try:
-            return ask(seconds=RASTER_FACTOR * limits.seconds)
+            return ask(seconds=max(end - time.monotonic(), _DELAY_S))
         except ItemError as error:
-            if not uri.startswith(S3) or not _is_network(error):
+            is_late = error.code == "timed_out"
+            # A later try has less time, so that it says nothing of the raster.
+            is_network = isinstance(error, StalledError) or (is_late and number > 0)
+            if not uri.startswith(S3) or not (is_network or error.code == "unreachable"):
                 raise
             reason = error
-            if isinstance(error, StalledError):
+            if is_late:
                 break
         time.sleep(random.uniform(0, _DELAY_S * 2**number))  # noqa: S311
     raise StoreError(f"{uri} cannot be read: {reason.message}") from reason
-
-
-def _is_network(error: ItemError) -> bool:
-    return error.code == "unreachable" or isinstance(error, StalledError)
 
 
 def gdal_path(uri: str) -> str:

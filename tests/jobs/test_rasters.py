@@ -19,8 +19,16 @@ from rasterio.windows import Window as GdalWindow
 
 from deeplab.tiles import Window
 from jobs.errors import ItemError, StoreError
-from jobs.inputs.decoding import gdal_path, read_info, read_profile, read_window, s3_options
+from jobs.inputs.decoding import (
+    RASTER_FACTOR,
+    gdal_path,
+    read_info,
+    read_profile,
+    read_window,
+    s3_options,
+)
 from jobs.inputs.rasters import GDAL_OPTIONS, RasterInfo
+from jobs.spec import Limits
 from jobs.storage import Access
 
 LOCAL = Access()
@@ -480,12 +488,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         total = len(data)
         self.send_header("Content-Range", f"bytes {start}-{end}/{total}")
         self.end_headers()
+        if fails and kind == "hang":
+            self.wfile.flush()
+            time.sleep(999)
         if fails and kind == "half":
             part = part[: len(part) // 2]
             self.close_connection = True
         self.wfile.write(part)
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+server.daemon_threads = True
 print(server.server_address[1], flush=True)
 server.serve_forever()
 """
@@ -529,6 +541,14 @@ def test_a_network_that_fails_once_is_asked_again(faulty, mode, monkeypatch):
     monkeypatch.setattr("jobs.inputs.decoding._DELAY_S", 0.01)
     pixels, _ = read_window(*faulty(mode), WHOLE, bands=3)
     np.testing.assert_array_equal(pixels[:, ::2, ::3], pixels_of(3))
+
+
+@pytest.mark.s3
+def test_a_server_that_hangs_does_not_make_a_raster_late(faulty):
+    uri, access = faulty("hang")
+    limits = Limits(seconds=3 / RASTER_FACTOR)
+    with pytest.raises(StoreError, match="the decoder did not end within 3 s"):
+        read_window(uri, access, WHOLE, bands=3, limits=limits)
 
 
 @pytest.mark.s3
