@@ -157,6 +157,17 @@ def decode_image(data: bytes, *, limits: Limits = _LIMITS) -> Arrays:
     return _checked(arrays, bands=3)
 
 
+def image_size(head: bytes, *, limits: Limits = _LIMITS) -> tuple[int, int]:
+    """Height and width, before EXIF orientation, from the first bytes of a file.
+
+    Raises:
+        ItemError: As in ``decode_image``.
+    """
+    decoders = _decoders("jobs.inputs.images", os.getpid())
+    (height, width), _ = decoders.ask("size", {}, head, seconds=limits.seconds)
+    return height, width
+
+
 def read_info(
     uri: str, access: Access, *, size: int | None = None, limits: Limits = _LIMITS
 ) -> RasterInfo:

@@ -168,9 +168,13 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
-def _answer(fields: dict[str, Any], data: bytes, empty: Empty) -> None:
+def _decode(fields: dict[str, Any], data: bytes, empty: Empty) -> None:
     decode_image(data, max_pixels=fields["max_pixels"], empty=empty)
 
 
-ANSWERS: Final[Mapping[str, Callable[..., Any]]] = {"decode": _answer}
+def _size(_fields: dict[str, Any], data: bytes, _empty: Empty) -> tuple[int, int]:
+    return image_size(data)
+
+
+ANSWERS: Final[Mapping[str, Callable[..., Any]]] = {"decode": _decode, "size": _size}
 """What a decoder of images does, by name."""

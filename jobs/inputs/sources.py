@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from jobs.errors import InputError, ItemError
-from jobs.inputs.images import image_size
+from jobs.inputs.decoding import image_size
 from jobs.shards import Item
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from jobs.errors import ItemError
 from jobs.inputs import child as child_module
 from jobs.inputs import decoding, images
 from jobs.inputs.child import StalledError
-from jobs.inputs.decoding import Decoders, close_decoders, decode_image
+from jobs.inputs.decoding import Decoders, close_decoders, decode_image, image_size
 from jobs.spec import Limits
 
 TRAPS = """
@@ -576,6 +576,13 @@ def test_an_image_is_what_it_is_without_a_decoder():
         expected, known = images.decode_image(encoded(image))
         np.testing.assert_array_equal(pixels, expected)
         np.testing.assert_array_equal(valid, known)
+
+
+def test_the_size_of_an_image_is_read_from_its_header():
+    head = encoded(Image.new("RGB", (40, 50)), "JPEG")[:-9]
+    assert image_size(head) == images.image_size(head) == (50, 40)
+    with pytest.raises(ItemError):
+        image_size(b"nothing")
 
 
 def test_the_users_limits_hold():
