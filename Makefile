@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv pip
 INTO := --quiet --python $(BIN)/python
 
-.PHONY: demo test parity lint bench bench-gpu install lock
+.PHONY: demo test chaos parity lint bench bench-gpu install lock
 
 demo: install
 	$(BIN)/atrous demo atrous-demo
 
 test: install
 	$(BIN)/pytest
+
+# Whole runs while replicas, nodes, clusters, drivers and the store fail; ten minutes.
+chaos: install
+	$(BIN)/pytest -m chaos
 
 # Large networks against their peers, too slow for every change.
 parity: install

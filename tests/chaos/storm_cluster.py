@@ -1,0 +1,68 @@
+"""A Ray cluster in a process of its own, so that it can be killed as a whole; not a test.
+
+Reads one command a line from stdin: ``add``, ``remove NODE`` (at once, as when its
+power fails) or ``end``, and answers each with what there is, as JSON.
+"""
+
+import json
+import os
+import sys
+
+from ray.cluster_utils import Cluster
+
+NODES = 3
+CPUS = 2
+FAST = {
+    "health_check_initial_delay_ms": 500,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+
+
+class Grounds:
+    def __init__(self):
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": FAST}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.nodes = {}
+        for _ in range(NODES):
+            self.add()
+
+    def add(self):
+        node = self.cluster.add_node(num_cpus=CPUS)
+        self.nodes[node.node_id] = node
+
+    def remove(self, name):
+        self.cluster.remove_node(self.nodes.pop(name), allow_graceful=False)
+
+    def describe(self):
+        return {
+            "address": self.cluster.address,
+            "gcs": pid(self.cluster.head_node, "gcs_server"),
+            "nodes": {name: pid(node, "raylet") for name, node in self.nodes.items()},
+        }
+
+
+def pid(node, kind):
+    return node.all_processes[kind][0].process.pid
+
+
+def main():
+    # Whatever prints, stdout is for answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    grounds = Grounds()
+    answers.write(json.dumps(grounds.describe()) + "\n")
+    answers.flush()
+    for line in sys.stdin:
+        name, *arguments = line.split()
+        if name == "end":
+            break
+        getattr(grounds, name)(*arguments)
+        answers.write(json.dumps(grounds.describe()) + "\n")
+        answers.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
