@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cluster.outcomes import Postponed
-from jobs.errors import ItemError, RunError, StoreError
+from jobs.errors import AtrousError, ItemError, RunError, StoreError
 from jobs.job import Result
 from jobs.ledger import DeadLetter, Ledger, Record, TaskRecord, dead_letter
 from jobs.prefetch import map_ahead
