@@ -153,13 +153,23 @@ def _sizes(shard: Shard, access: Access) -> Iterator[tuple[int, int] | None]:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does: in order, and resumable."""
+    """Let SIGTERM end a run as Ctrl-C does: in order, and resumable.
+
+    The code is set again on the way out: where the signal finds Ray waiting, Ray ends
+    the program in the same way, but with a code of its own.
+    """
+    received: list[int] = []
 
     def stop(number: int, _frame: object) -> None:
+        received.append(number)
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except SystemExit as error:
+        if received:
+            error.code = 128 + received[0]
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
