@@ -318,6 +318,7 @@ def test_what_the_tests_import_is_declared():
     names = {name.replace("-", "_") for name in declared(groups)}
     names |= {"PIL", *PACKAGES}
     names |= {path.parent.name for path in TESTS if path.name == "__init__.py"}
+    names |= {path.stem for path in TESTS if not path.stem.startswith("test_")}
     for path, tree in ((path, ast.parse(path.read_text())) for path in TESTS):
         tops = {module.split(".")[0] for module in imports_of(tree)}
         unknown = tops - sys.stdlib_module_names - names

@@ -66,7 +66,7 @@ def started(monkeypatch):
 
     def start(request, _progress):
         asked.append(request)
-        return {"run": "/out", "dead_letters": asked.dead}
+        return {"run": "/out", "job": request.job, "dead_letters": asked.dead}
 
     monkeypatch.setattr("jobs.commands.start", start)
     return asked
