@@ -10,6 +10,7 @@ import click
 import pytest
 
 from jobs.cli import _CONTEXT, cli
+from jobs.errors import CODES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -79,3 +80,8 @@ def test_the_network_page_names_modules_that_exist():
     names = {str(path) for path in modules} | {path.name for path in modules}
     assert len(named) > 15
     assert named <= names
+
+
+def test_every_reason_of_a_dead_letter_is_named():
+    (named,) = re.findall(r"for one of these reasons: (.*?)\.\n", README, re.DOTALL)
+    assert re.findall(r"`(\w+)`", named) == list(CODES)
