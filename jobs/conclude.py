@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs.errors import RunError
 from jobs.folder import SUCCESS, read_shards
 from jobs.ledger import Ledger
 from jobs.letters import open_letters, write_letters
 from jobs.outputs.files import measure
+from jobs.outputs.tables import write_rows
 from jobs.status import read_status
 from jobs.storage import join
 from jobs.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from jobs.folder import Planned
     from jobs.job import Job
@@ -45,7 +45,6 @@ _SCHEMA: Final = pa.schema(
         pa.field("etag", pa.string(), nullable=False),
     ]
 )
-_ROWS_A_GROUP: Final = 65536
 
 
 def conclude(store: Store, job: Job, planned: Planned) -> None:
@@ -58,7 +57,7 @@ def conclude(store: Store, job: Job, planned: Planned) -> None:
     cover = _Cover(store, job, planned)
     with tempfile.TemporaryDirectory(prefix="atrous-") as scratch:
         path = Path(scratch, MANIFEST)
-        _write_manifest(path, cover.outputs())
+        write_rows(path, _SCHEMA, cover.outputs())
         size, sha256 = measure(path)
         uri = join(folder, MANIFEST)
         if store.create_from(uri, path, sha256=sha256) is None:
@@ -130,14 +129,3 @@ def _check(planned: Planned, shard: Shard | None, record: Record | None) -> None
             f"the ledger of {folder} has a record of another run for shard {shard.index}; "
             "see atrous verify"
         )
-
-
-def _write_manifest(path: Path, outputs: Iterable[Output]) -> None:
-    rows: list[dict[str, Any]] = []
-    with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
-        for output in outputs:
-            rows.append({name: getattr(output, name) for name in _SCHEMA.names})
-            if len(rows) == _ROWS_A_GROUP:
-                writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
-                rows.clear()
-        writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs.folder import list_folders, read_shards
 from jobs.ledger import Ledger
+from jobs.outputs.tables import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,7 +32,6 @@ _SCHEMA: Final = pa.schema(
         pa.field("attempts", pa.int32(), nullable=False),
     ]
 )
-_ROWS_A_GROUP: Final = 65536
 
 
 class Settled:
@@ -79,12 +78,5 @@ def settled_by(store: Store, folders: list[str]) -> Settled:
 
 
 def write_letters(letters: Iterable[DeadLetter], path: Path) -> None:
-    """Write dead letters as they come; memory is bounded by one row group."""
-    rows: list[dict[str, Any]] = []
-    with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
-        for letter in letters:
-            rows.append({name: getattr(letter, name) for name in _SCHEMA.names})
-            if len(rows) == _ROWS_A_GROUP:
-                writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
-                rows.clear()
-        writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+    """Write dead letters to a local Parquet file as they come."""
+    write_rows(path, _SCHEMA, letters)

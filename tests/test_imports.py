@@ -33,6 +33,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
         "jobs.letters",
         "jobs.conclude",
         "jobs.outputs.masks",
+        "jobs.outputs.tables",
         "jobs.outputs.recount",
     ),
     "rasterio": ("jobs.inputs.rasters", "jobs.outputs"),
