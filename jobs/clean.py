@@ -255,9 +255,9 @@ def describe_cleaning(found: Cleaning, *, most: int = 100) -> str:
         lines.append(f"{found.young} more are too young to go; see --older-than")
     size = f"{total} leftover{'' if total == 1 else 's'}, {found.size / 1e6:.2f} MB"
     if not total:
-        return "\n".join(
-            [*lines, f"nothing to remove; prove it: atrous verify {found.run}"]
-        )
-    if found.deleted:
-        return "\n".join([*lines, f"removed {size}; prove it: atrous verify {found.run}"])
-    return "\n".join([*lines, f"{size}; remove: atrous clean {found.run} --delete"])
+        lines.append(f"nothing to remove; prove it: atrous verify {found.run}")
+    elif found.deleted:
+        lines.append(f"removed {size}; prove it: atrous verify {found.run}")
+    else:
+        lines.append(f"{size}; remove it: atrous clean {found.run} --delete")
+    return "\n".join(lines)
