@@ -1,0 +1,195 @@
+"""Runs with few rights: nothing more is needed than what the README grants.
+
+A proxy before the store denies requests as a policy would. Without the right to list,
+S3 does not tell a key that is missing from one that is forbidden.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = [pytest.mark.s3, pytest.mark.timeout(90)]
+
+JOBS = ("label", "map")
+LIST = r"\?.*list-type=2"
+
+
+def deny(method, path, **more):
+    return {
+        "method": method,
+        "path": path,
+        "fault": "status",
+        "status": 403,
+        "code": "AccessDenied",
+        **more,
+    }
+
+
+@pytest.fixture
+def fill(s3_client, bucket, png, tif):
+    def put(job, *names):
+        suffix, data = (".png", png) if job == "label" else (".tif", tif)
+        for name in names:
+            s3_client.put_object(Bucket=bucket, Key=f"in/{name}{suffix}", Body=data)
+        return suffix
+
+    return put
+
+
+@pytest.fixture
+def start(command, bundle, fault_proxy, bucket):
+    """Run a job on the denying store: its exit code and what it printed."""
+
+    def run(job, source="in", *more):
+        source = f"s3://{bucket}/{source}"
+        options = ("--endpoint-url", fault_proxy.url, "--local", "--bundle", bundle, *more)
+        return command(job, source, f"s3://{bucket}/run", *options)
+
+    return run
+
+
+@pytest.fixture
+def names(s3_client, bucket):
+    def look(folder):
+        found = s3_client.list_objects_v2(Bucket=bucket, Prefix=f"run/{folder}")
+        return [one["Key"] for one in found.get("Contents", ())]
+
+    return look
+
+
+@pytest.fixture
+def letters(s3_client, bucket, tmp_path):
+    def read():
+        path = tmp_path / "dead_letter.parquet"
+        s3_client.download_file(bucket, "run/dead_letter.parquet", str(path))
+        return [(row["key"], row["code"]) for row in pq.read_table(path).to_pylist()]
+
+    return read
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_no_run_needs_the_right_to_delete(job, fill, start, fault_proxy, names):
+    """Pieces of a map stay; ``atrous clean``, with that right, finds them."""
+    fill(job, "a", "b")
+    fault_proxy.set(deny("DELETE", ""))
+    code, *printed = start(job)
+    assert code == 0, printed
+    assert any(entry["fault"] for entry in fault_proxy.log()), "nothing was to be deleted"
+    assert len(names("pieces")) == (2 if job == "map" else 0)
+    assert start(job)[0] == 0, "it cannot be taken up"
+    assert names("_SUCCESS")
+
+
+def test_what_was_left_for_want_of_a_right_is_removed(
+    fill, start, fault_proxy, names, command, bucket
+):
+    fill("map", "a")
+    fault_proxy.set(deny("DELETE", ""))
+    assert start("map")[0] == 0
+    fault_proxy.set()
+    run, access = f"s3://{bucket}/run", ("--endpoint-url", fault_proxy.url)
+    code, out, _ = command("clean", run, "--older-than", 0, "--json", *access)
+    assert code == 0
+    assert json.loads(out)["counts"]["spent"] == 1
+    assert names("pieces"), "shown and not removed"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_key_that_is_named_needs_no_right_to_list(job, fill, start, fault_proxy, names):
+    suffix = fill(job, "a", "b")
+    fault_proxy.set(deny("GET", LIST + r"(?!.*prefix=run)"))
+    code, *printed = start(job, f"in/a{suffix}")
+    assert code == 0, printed
+    assert len(names("masks") + names("rasters")) == 1
+
+
+@pytest.mark.parametrize("source", ["in", "in/none.png", "in/*.png"])
+def test_a_prefix_that_may_not_be_listed_is_named(source, fill, start, fault_proxy, names):
+    fill("label", "a")
+    fault_proxy.set(
+        deny("GET", LIST + r"(?!.*prefix=run)"),
+        deny("GET|HEAD", r"/in(/none\.png)?(\?|$)"),
+    )
+    code, out, err = start("label", source)
+    assert (code, out) == (2, "")
+    assert "may not be listed (403 AccessDenied" in err
+    assert names("plan") == names("job") == []
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_without_the_right_to_write_nothing_begins(job, fill, start, fault_proxy, names):
+    fill(job, "a")
+    fault_proxy.set(deny("PUT", "/run/"))
+    code, out, err = start(job)
+    assert (code, out) == (2, "")
+    assert re.search(r"may not be written \(403 AccessDenied, .*\); check", err), err
+    assert names("") == []
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_one_object_that_may_not_be_read_is_forbidden(
+    job, fill, start, fault_proxy, letters
+):
+    suffix = fill(job, "a", "b", "c")
+    fault_proxy.set(deny("GET|HEAD", rf"/in/b\{suffix}"))
+    code, *printed = start(job)
+    assert code == 3, printed
+    assert letters() == [(f"b{suffix}", "forbidden")]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_right_that_is_taken_away_after_planning(job, fill, start, fault_proxy, letters):
+    """The grid of a raster that was never read is not known, so none is made of it."""
+    suffix = fill(job, "a", "b")
+    passed = 1 if job == "map" else 0
+    fault_proxy.set(deny("GET|HEAD", rf"/in/b\{suffix}", skip=passed))
+    code, *printed = start(job)
+    assert code in {3, 4}, printed
+    assert letters() == [(f"b{suffix}", "forbidden")]
+
+
+def test_a_right_that_is_taken_away_before_a_raster_is_put_together(
+    fill, start, fault_proxy, names
+):
+    """Its blocks are mapped, so nothing is lost once the right is back."""
+    fill("map", "a", "b")
+    fault_proxy.set(deny("GET|HEAD", r"/in/b\.tif", skip=4))
+    code, _, err = start("map")
+    assert code == 4
+    assert "rasters/b.tif is not written: forbidden" in err
+    fault_proxy.set()
+    code, *printed = start("map")
+    assert code == 0, printed
+    assert len(names("rasters")) == 2
+
+
+def test_a_missing_key_is_forbidden_without_the_right_to_list(
+    fill, start, fault_proxy, letters
+):
+    """As S3 answers then; the run goes on all the same."""
+    fill("label", "a", "b")
+    fault_proxy.set(
+        {
+            "method": "GET",
+            "path": "/in/a",
+            "fault": "status",
+            "status": 404,
+            "code": "NoSuchKey",
+        },
+        deny("GET", r"/in/b"),
+    )
+    assert start("label")[0] == 3
+    assert letters() == [("a.png", "not_found"), ("b.png", "forbidden")]
+
+
+def test_a_run_folder_that_may_not_be_listed_is_named(fill, start, fault_proxy):
+    fill("label", "a")
+    fault_proxy.set(deny("GET", LIST + r".*prefix=run"))
+    code, _, err = start("label")
+    assert code == 2
+    assert "may not be listed (403 AccessDenied" in err
+    assert "Traceback" not in err
