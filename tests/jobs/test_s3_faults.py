@@ -500,16 +500,14 @@ def test_no_error_tells_a_secret(faulty, monkeypatch):
     canary = os.urandom(8).hex()  # which is not in the lines that tracebacks show
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", canary)
     monkeypatch.setenv("AWS_SESSION_TOKEN", canary)
-    address = faulty.proxy.url.replace("://", f"://user:{canary}@")
     faulty.store.create(faulty.at(), DATA)
-    for url in (faulty.proxy.url, address):
-        store = Store(Access(endpoint_url=url), replace(HASTE, budget_s=0.2))
-        for fault in ({"fault": "reset"}, {"fault": "hang"}, slow()):
-            faulty.proxy.set(fault)
-            for call in (store.stat, store.read, store.find):
-                with pytest.raises(StoreError) as caught:
-                    call(faulty.at())
-                assert canary not in "".join(traceback.format_exception(caught.value))
+    store = Store(Access(endpoint_url=faulty.proxy.url), replace(HASTE, budget_s=0.2))
+    for fault in ({"fault": "reset"}, {"fault": "hang"}, slow()):
+        faulty.proxy.set(fault)
+        for call in (store.stat, store.read, store.find):
+            with pytest.raises(StoreError) as caught:
+                call(faulty.at())
+            assert canary not in "".join(traceback.format_exception(caught.value))
 
 
 # Before a run
