@@ -202,7 +202,7 @@ def started(monkeypatch):
 
     def start(request, _progress):
         asked.append(request)
-        return {"run": "/out", "dead_letters": 0}
+        return {"run": "/out", "job": request.job, "dead_letters": 0}
 
     monkeypatch.setattr("jobs.commands.start", start)
     return asked

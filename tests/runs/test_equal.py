@@ -32,6 +32,7 @@ def quiet_map(tmp_path_factory, run_job, raster, network):
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_actors_write_what_one_process_writes(  # noqa: PLR0913, PLR0917
     tmp_path,
