@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import rasterio
 from PIL import Image
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin

@@ -86,7 +86,8 @@ class Storm:
             self.grounds = Borrowed(config["address"], config["root"])
             self.strangers = {one.pid for one in self.ours()}
         else:
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            token = secrets.token_hex(32)
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
             self.grounds = Grounds(self.tell)
 
     # What the strokes use
@@ -123,7 +124,8 @@ class Storm:
 
     def set_proxy(self):
         rules = json.dumps([*self.bursts, *self.rules]).encode()
-        proxy = http.client.HTTPConnection(urlsplit(self.config["proxy"]).netloc, timeout=30)
+        place = urlsplit(self.config["proxy"]).netloc
+        proxy = http.client.HTTPConnection(place, timeout=30)
         proxy.request("PUT", "/-/rules", rules)
         proxy.getresponse().read()
         proxy.close()
@@ -189,7 +191,7 @@ class Storm:
         code = driver.process.poll()
         if code is None:
             if driver.deadline and time.monotonic() > driver.deadline:
-                self.accuse(driver, f"did not end in {DRIVER_END_S:g} s of {driver.killed_by}")
+                self.accuse(driver, f"did not end in {DRIVER_END_S:g} s, see above")
             return
         self.drivers.remove(driver)
         words = driver.words()

@@ -8,7 +8,8 @@ import pytest
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.timeout(180)
-def test_a_run_survives_a_short_storm(weather, few_images, ray_session):
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_survives_a_short_storm(weather, few_images):
     import ray
 
     report = weather(

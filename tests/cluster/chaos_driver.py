@@ -136,7 +136,7 @@ def items(count):
 
 
 def killed_actor(stage):
-    return stage.run(items(24), {3: lambda value: os.kill(value["pid"], signal.SIGKILL)})
+    return stage.run(items(60), {3: lambda value: os.kill(value["pid"], signal.SIGKILL)})
 
 
 def killed_node(stage):

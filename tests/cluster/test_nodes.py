@@ -54,7 +54,7 @@ def blamed(report):
 
 def test_killed_actor_is_replaced(play):
     report = play("killed_actor")
-    cover(report, 24)
+    cover(report, 60)
     assert len({done["pid"] for done in report["done"]}) == 3
     assert 1 <= len(blamed(report)) <= 2
 
