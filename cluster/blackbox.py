@@ -62,11 +62,7 @@ class BlackBox:
         self._lock = threading.Lock()
 
     def watch(self) -> None:
-        """Have fatal signals leave their traceback in the file.
-
-        Ray listens to them already; only after ``disable`` is its handler replaced.
-        """
-        faulthandler.disable()
+        """Have fatal signals leave their traceback in the file, not on stderr."""
         faulthandler.enable(self._handle, all_threads=True)
 
     @contextlib.contextmanager

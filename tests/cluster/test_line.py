@@ -181,13 +181,18 @@ def test_what_waits_alone_comes_back_alone():
     assert line.suspects(800.0) == [call]
 
 
-def test_an_outcome_may_bring_new_items():
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_outcome_may_bring_new_items(lost):
     queue = deque("a")
     line = Line(lambda: queue.popleft() if queue else None, patience_s=9, now=0)
-    line.next(0.0)
+    call = line.next(0.0)
     assert line.next(0.0) is None
     assert line.finished
-    line.done(1.0)
+    if lost:
+        while bury(line, call, KILLED) is None:
+            again(line)
+    else:
+        line.done(1.0)
     queue.append("b")
     assert not line.finished
     assert line.next(1.0).item == "b"

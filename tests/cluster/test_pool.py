@@ -261,32 +261,30 @@ def test_deaths_of_every_kind(run, began):
     assert counts["killer"] <= 6
 
 
-def test_out_of_memory_runs_again_alone(run, began):
-    outcomes = run(
-        [shard("big", "starve@2:1", "ok:2"), shard("huge", "starve:3"), *plain(4)]
-    )
-    assert outcomes["big"].value["steps"] == ["starve@2:1", "ok:2"]
-    assert outcomes["huge"].value["steps"] == ["memory!starve:3"]
+def test_mishaps_that_kill_nobody(run, began):
+    expected = {
+        "big": (["starve@2:1", "ok:2"], 3),
+        "huge": (["memory!starve:3"], 5),
+        "late": (["wait@2:4"], 3),
+        "odd": (["raise@1:5"], 2),
+    }
+    items = [
+        shard(name, *(step.split("!")[-1] for step in steps))
+        for name, (steps, _) in expected.items()
+    ]
+    outcomes = run([*items, *plain(4)])
+    values = {name: outcomes[name].value for name in expected}
+    assert {name: (one["steps"], one["tries"]) for name, one in values.items()} == expected
     assert began()["huge"] == 5
-    assert len({done.value["pid"] for done in outcomes.values()}) <= 2, "nobody died"
-
-
-def test_postponed_comes_back(run):
-    outcomes = run([shard("late", "wait@2:1"), *plain(4)])
-    assert outcomes["late"].value["tries"] == 3
+    assert len({done.value["pid"] for done in outcomes.values()}) <= 2
 
 
 def test_postponed_for_ever_does_without_in_the_end(run):
-    items = [shard("late", "wait:1", "ok:2"), *plain(12, slow=True)]
-    outcomes = run(items, replicas=1, patience_s=2)
+    late = [shard("late", "wait:1", "ok:2"), shard("never", "always:1")]
+    outcomes = run([*late, *plain(10, slow=True)], replicas=1, patience_s=1.5)
     assert outcomes["late"].value["steps"] == ["wait:1", "ok:2"]
-
-
-def test_last_attempt_may_be_lost_too(run):
-    items = [shard("late", "always:1"), *plain(12, slow=True)]
-    outcomes = run(items, replicas=1, patience_s=2)
-    lost = outcomes.pop("late")
-    assert isinstance(lost, Lost)
+    lost = outcomes.pop("never")
+    assert isinstance(lost, Lost), "the last attempt may be lost too"
     assert lost.reason == "the store is away"
     assert all(isinstance(outcome, Done) for outcome in outcomes.values())
 
@@ -297,11 +295,6 @@ def test_all_postponed_are_lost_and_say_nothing_of_the_items(run):
         assert isinstance(outcome, Lost)
         assert outcome.reason == "the store is away; waited for 1.5 s"
         assert outcome.attempts >= 2
-
-
-def test_exception_is_tried_once_more(run):
-    outcomes = run([shard("odd", "raise@1:1"), *plain(2)])
-    assert outcomes["odd"].value["tries"] == 2
 
 
 @pytest.mark.parametrize(
@@ -372,16 +365,16 @@ def test_draining_node_gets_nothing_new(run, began, monkeypatch):
     told = []
 
     def survey():
-        if len(began()) < 4 or told:
+        if len(began()) < 2 or told:
             return Survey()
         told.append(here)
         return Survey(draining=frozenset(told))
 
     monkeypatch.setattr(pool_module, "_SURVEY_S", 0.2)
     monkeypatch.setattr(pool_module, "survey", survey)
-    outcomes = run(plain(12, slow=True))
+    outcomes = run(plain(8, slow=True), replicas=1)
     assert all(done.value["tries"] == 1 for done in outcomes.values())
-    assert len({done.value["pid"] for done in outcomes.values()}) == 4
+    assert len({done.value["pid"] for done in outcomes.values()}) == 2
 
 
 def test_silent_cluster_is_given_up(run, monkeypatch):
@@ -396,10 +389,10 @@ def test_silent_cluster_is_given_up(run, monkeypatch):
 
 def test_any_misfortune_leaves_one_outcome_each(run):
     """Random scripts against what a list of them would give."""
-    dice = random.Random(8)
-    acts = ["ok"] * 8 + ["kill@1", "segv", "starve@1", "wait@1", "raise@1", "exit@1"]
+    dice = random.Random(169)
+    acts = ["ok"] * 10 + ["kill@1", "segv", "starve@1", "wait@1", "raise@1", "exit@1"]
     items = []
-    for number in range(12):
+    for number in range(8):
         steps = [f"{dice.choice(acts)}:{number}.{step}" for step in range(3)]
         if sum(step.startswith("raise") for step in steps) < 2:
             items.append(shard(f"s{number}", *steps))
