@@ -9,6 +9,7 @@ _SECRET: Final = re.compile(
     r"((?:X-Amz-)?(?:Signature|Credential|Security-Token|AWSAccessKeyId)=)[^&\s\"'<>]+",
     re.IGNORECASE,
 )
+_COLOR: Final = re.compile(r"\x1b\[[\d;]*m")
 _PASSWORD: Final = re.compile(r"(?<=://)[^/?#\s]+(?=@)")
 
 
@@ -24,5 +25,5 @@ def printable(text: str) -> str:
     """
     return "".join(
         letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1]
-        for letter in redact(text)
+        for letter in redact(_COLOR.sub("", text))
     )

@@ -125,7 +125,8 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     def status(self, body, rule):  # noqa: ARG002
         """Answer with an error and pass nothing on."""
         code = rule.get("code", "")
-        text = f"<Error><Code>{code}</Code><Message>as told</Message></Error>"
+        more = rule.get("more", "")
+        text = f"<Error><Code>{code}</Code><Message>as told</Message>{more}</Error>"
         headers = {"Content-Type": "application/xml", "x-amz-request-id": "1"}
         self.send(rule["status"], headers, text.encode() if code else b"")
 
