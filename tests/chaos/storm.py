@@ -135,6 +135,8 @@ class Storm:
     def run(self):
         """Strike again and again, then let it end."""
         strokes = list(self.config["strokes"])
+        while self.grounds.address is None and not self.late:
+            self.tick()  # before there is a cluster nobody can be struck
         end = time.monotonic() + self.config["storm_s"]
         while strokes and not self.is_over(end):
             self.wait(self.dice.uniform(*self.config["every_s"]), end)
