@@ -161,6 +161,8 @@ class _Check:
                 yield from self._shard(one, shard, held)
         for raster in self._rasters.end():
             yield from self._raster(one, raster)
+        if self._rasters.lost:
+            manifest.stop()
         for task in tasks.values():
             for output in task.outputs:
                 manifest.expect(output)

@@ -112,6 +112,9 @@ class Rasters:
                 the last of them.
             tell: Is told what is wrong with the records of assemblies.
         """
+        self.lost = False
+        """Whether a record is not there although its pass came to its end."""
+
         self._retried, self._tell = retried, tell
         self._held: dict[str, Raster] = {}
         self._pass: Pass | None = None
@@ -180,6 +183,7 @@ class Rasters:
         self._judge(raster, task, due=due, lacks=lacks)
         raster.open = lacks or due
         raster.lost = raster.open and self._one.complete
+        self.lost = self.lost or raster.lost
         raster.task = task or raster.task
         if self._last not in self._retried:
             yield self._held.pop(self._last)

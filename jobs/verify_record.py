@@ -62,9 +62,8 @@ def _pixels(shard: Shard, record: Record) -> Iterator[tuple[str, str]]:
     if min(done, nodata, dead) < 0:
         yield "no fewer than 0 pixels", got
     whole = 0 if shard.block is None else shard.block.core.size
-    if (
-        shard.block is not None or shard.refusal is not None
-    ) and done + nodata + dead != whole:
+    known = shard.block is not None or shard.refusal is not None
+    if known and done + nodata + dead != whole:
         yield f"{whole} pixels", got
     if dead != (whole if record.dead_letters else 0):
         yield f"{whole if record.dead_letters else 0} dead pixels", got

@@ -20,10 +20,13 @@ import rasterio
 
 from jobs.errors import InputError
 from jobs.folder import read_shards
-from jobs.ledger import Ledger, Output
+from jobs.ledger import Ledger, Output, parse_record
 from jobs.verify import verify_run
+from jobs.verify_folder import list_passes
+from jobs.verify_ledger import Found
 from jobs.verify_objects import Inventory, Names
 from jobs.verify_proof import _COLUMNS
+from jobs.verify_record import check_record
 from jobs.verify_report import KINDS, Report, describe_report
 
 FIRST = "ledger/000000/000000000.json"
@@ -178,6 +181,18 @@ def test_a_retry_under_way_is_not_finished(build_map, place):
     assert kinds(built, deep=True) == {"not_finished"}
 
 
+def test_a_piece_that_nobody_recorded_is_not_extra_before_the_end(build_map, local):
+    """A replica that was killed before its record, and then the block was buried."""
+    built = build_map(local)
+    built.work_off(built.start(), dead={1}, until=3)
+    shards = list(read_shards(built.store, built.run))
+    key = shards[2].output_key(json.loads(built.read("job.json"))["fingerprint"])
+    built.write(f"pieces/{key}.tif", b"half")
+    assert kinds(built) == {"not_finished"}
+    built.work_off(built.start(), dead={1})
+    assert kinds(built) == {"extra"}
+
+
 def test_a_view_of_before_the_end_is_left_to_do(label):
     for name in ("summary.json", "dead_letter.parquet"):
         held = label.read(name)
@@ -244,6 +259,13 @@ def plan_other(built):
     rows = table.to_pylist()
     rows[-1]["etag"] = "another"
     built.write("plan.parquet", parquet(pa.Table.from_pylist(rows, schema=table.schema)))
+
+
+def plan_for_other(built):
+    table = pq.read_table(pa.BufferReader(built.read("plan.parquet")))
+    about = json.loads(table.schema.metadata[b"atrous"]) | {"identity": "0" * 16}
+    table = table.replace_schema_metadata({"atrous": json.dumps(about)})
+    built.write("plan.parquet", parquet(table))
 
 
 def plan_twice(built):
@@ -345,6 +367,7 @@ DAMAGE = {  # of a label run: what is done to it, and the kind that must be amon
     "plan is gone": (lambda b: b.remove("plan.parquet"), "missing"),
     "plan is none": (lambda b: b.write("plan.parquet", b"no"), "unreadable"),
     "plan has another item": (plan_other, "wrong_plan"),
+    "plan is for another run": (plan_for_other, "wrong_plan"),
     "plan has another order": (plan_twice, "wrong_plan"),
     "job is another": (
         lambda b: b.edit("job.json", lambda f: f["identity"].update(tile=1)),
@@ -445,7 +468,15 @@ def other_cog(data):
 def test_damage_of_a_map_is_found(mapped, name):
     damage, kind = MAP_DAMAGE[name]
     damage(mapped)
-    assert kind in kinds(mapped)
+    report = look(mapped)
+    assert kind in report.counts
+    if name.startswith("record"):
+        assert SECOND in [one.object for one in report.first], "its block knows its size"
+
+
+def test_an_assembly_without_a_record_is_told_alone(whole_map):
+    whole_map.remove(TASK)
+    assert look(whole_map, deep=True).counts == {"missing_record": 1}
 
 
 def test_pieces_of_a_whole_raster_are_extra(whole_map):
@@ -485,20 +516,55 @@ def retry_of_another(fields):
     fields["identity"]["run"] = "0" * 16
 
 
-def test_an_item_that_was_done_may_not_be_retried(build_label, local, monkeypatch):
-    """Else it would be there twice."""
+@pytest.mark.parametrize("keys", [("0.png",), ("1.png",), ("4.png", "4.png")])
+def test_an_item_without_a_dead_letter_may_not_be_retried(
+    build_label, local, monkeypatch, keys
+):
+    """Never done, done by a retry, planned twice: else it would be there twice."""
     built = build_label(local)
-    built.work_off(built.start(), dead={"1.png"})
-    first = built.retry()
-    built.work_off(first)
-    # A plan that nobody's dead letter asked for.
-    monkeypatch.setattr("jobs.retry.choose", lambda *_: iter(first_shards(built)))
+    built.work_off(built.start(), dead={"1.png", "4.png"})
+    built.work_off(built.retry(), dead={"4.png"})
+    # A plan that no dead letter asked for.
+    monkeypatch.setattr("jobs.retry.choose", lambda *_: iter(choose(built, keys)))
     built.work_off(built.retry())
     assert "wrong_plan" in kinds(built)
 
 
-def first_shards(built):
-    return list(read_shards(built.store, built.run))
+def choose(built, keys):
+    for key in keys:
+        for shard in read_shards(built.store, built.run):
+            items = tuple(item for item in shard.items if item.key == key)
+            if items:
+                yield dataclasses.replace(shard, items=items)
+
+
+def test_a_block_that_was_done_may_not_be_retried(build_map, local, monkeypatch):
+    built = build_map(local)
+    built.work_off(built.start(), dead={1})
+    shards = list(read_shards(built.store, built.run))
+    done = [one for one in shards if one.block is not None and one.block.number == 0]
+    monkeypatch.setattr("jobs.retry.choose", lambda *_: iter(done))
+    built.work_off(built.retry())
+    report = look(built)
+    assert "a dead block" in [one.expected for one in report.first]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"pixels_done": -1, "pixels_nodata": 25}, "wrong_count"),
+        ({"pixels_done": 1, "items_done": 0, "items": 1}, "wrong_count"),
+    ],
+)
+def test_a_record_that_cannot_be_is_told(label, fields, kind):
+    (shard, *_) = read_shards(label.store, label.run)
+    record = parse_record(FIRST, label.read(FIRST))
+    found = Found(shard=0, name=FIRST, record=dataclasses.replace(record, **fields))
+    (one,) = list_passes(label.store, label.run, None)
+    report = Report(run=label.run, job="label", deep=False)
+    check_record(shard, found, one, report.tell)
+    assert kind in report.counts
+    assert any("pixels" in told.expected for told in report.first)
 
 
 # Damage that only reading finds
@@ -607,10 +673,14 @@ def paint(change):
     return edit
 
 
-def fill_dead(pixels):
+def fill_dead(value):
     """Block 1 is a dead letter: the last 18 columns of the first 512 rows."""
-    pixels[:, 3, 520] = 2
-    return pixels
+
+    def change(pixels):
+        pixels[:, 3, 520] = value
+        return pixels
+
+    return paint(change)
 
 
 def lose_one(pixels):
@@ -619,14 +689,15 @@ def lose_one(pixels):
 
 
 def make_strange(pixels):
-    pixels[0, 0, np.flatnonzero(pixels[0, 0] < 4)[0]] = 77
+    pixels[0, 0, np.flatnonzero(pixels[0, 0] == 255)[0]] = 77
     return pixels
 
 
 @pytest.mark.parametrize(
     "edit",
     [
-        paint(fill_dead),
+        fill_dead(2),
+        fill_dead(254),
         paint(lose_one),
         paint(make_strange),
         paint(lambda pixels: np.roll(pixels, 7)),
@@ -634,7 +705,7 @@ def make_strange(pixels):
         lambda data: narrow(data),  # noqa: PLW0108 - it stands below
         other_cog,  # without its tags
     ],
-    ids=["dead", "lost", "strange", "moved", "none", "narrow", "tags"],
+    ids=["dead", "ignored", "lost", "strange", "moved", "none", "narrow", "tags"],
 )
 def test_a_raster_that_all_else_agrees_with_is_counted_again(build_map, local, edit):
     built = build_map(local)
