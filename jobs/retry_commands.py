@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.bundle_file import load_bundle
 from jobs.commands import JOBS, stoppable
+from jobs.conclude import write_views
 from jobs.config import make_access, make_limits, make_place, make_policy
 from jobs.engine import Place, open_engine
 from jobs.errors import CODES, InputError, RunError
@@ -84,6 +85,7 @@ def start_retry(request: RetryRequest, progress: Progress) -> dict[str, Any] | N
         store.probe(run)
         planned = plan_retry(store, JOBS[spec.job], spec, request.codes)
         if planned is None:
+            write_views(store, run)  # the last retry may have died before it did
             return None
         return work_off(
             store, JOBS[spec.job], planned, bundle=data, engine=engine, progress=progress

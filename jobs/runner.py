@@ -173,8 +173,9 @@ def work_off(
 def _survey(store: Store, job: Job, planned: Planned, merging: Merging) -> _Run:
     """Take stock of a run: what the ledger holds, and what is left of the plan."""
     ledger = Ledger(store, planned.folder)
-    tally, gather, leftovers = Tally(), job.gather(), job.leftovers()
-    done = ledger.task_keys()
+    tally, gather, done = Tally(), job.gather(), ledger.task_keys()
+    # After the tasks: what another driver leaves once it has recorded one is seen.
+    leftovers = job.leftovers()
     tasks: deque[Task] = deque()
     shards = read_shards(store, planned.folder)
     for record in ledger.read():

@@ -83,6 +83,7 @@ class Worker:
             that cannot be done now; Postponed where store or machine do not serve.
 
         Raises:
+            MemoryError: It does not fit beside the replica's other work.
             RuntimeError: A bug, with its traceback as text: not every exception
                 survives the way to the driver.
         """
@@ -90,6 +91,8 @@ class Worker:
             if isinstance(work, Shard):
                 return self._process(work, attempt, announce)
             return self._complete(work, attempt, announce)
+        except MemoryError:
+            raise  # the pool tries it again alone
         except AtrousError as error:
             return Postponed(reason=str(error))
         except Exception as error:  # noqa: BLE001 - the shard guard
@@ -187,6 +190,8 @@ class Worker:
                 batch=max(1, self._segmenter.batch >> attempt.out_of_memory),
             )
         except MemoryError as error:
+            if not attempt.alone:
+                raise
             return self._bury(shard, image.item, "segment", "out_of_memory", str(error))
         return Result(item=image.item, segmentation=segmentation)
 
