@@ -385,7 +385,7 @@ def test_runs_leave_no_trace_of_credentials(  # noqa: PLR0913, PLR0917
     assert {"dead_letter.parquet", "plan.parquet", "good.tif", "raylet.out"} <= names
 
     printed = leaks(found.stdout.encode() + found.stderr.encode())
-    assert (printed, watch.found, hits) == (set(), set(), set())
+    assert [*sorted(printed), *sorted(watch.found), *sorted(hits)] == []
 
 
 def faults():
