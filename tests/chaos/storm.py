@@ -33,6 +33,9 @@ from storm_grounds import Borrowed, Grounds
 from storm_strokes import STROKES
 
 FINAL = {0, 3}
+NEXT = 3
+"""So many strokes are tried before the one whose turn it is must wait."""
+
 DEATH_S = 20.0
 """How long replicas and decoders may take to notice that their cluster is gone."""
 
@@ -165,8 +168,8 @@ class Storm:
             self.tick()
 
     def strike(self, strokes):
-        """Do the first stroke that finds somebody; False where none does."""
-        for name in strokes:
+        """Do one of the next strokes, the first that finds somebody, if any does."""
+        for name in strokes[:NEXT]:
             done = STROKES[name](self)
             if done:
                 strokes.remove(name)

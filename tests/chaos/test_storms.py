@@ -1,10 +1,21 @@
-"""Long storms over whole runs, on a cluster of their own."""
+"""Long storms over whole runs, on clusters of their own; other ones with CHAOS_SEEDS."""
 
+import os
 import random
 
 import pytest
 
-STROKES = [
+SEEDS = [int(seed) for seed in os.environ.get("CHAOS_SEEDS", "7 8 9").split()]
+"""With these everything happens at least once."""
+
+DRIVERS = [
+    "kill_head",
+    "kill_driver",
+    "kill_young_driver",
+    "terminate_driver",
+    "second_driver",
+]
+REPLICAS = [
     "kill_replica",
     "kill_newborn",
     "kill_decoder",
@@ -12,11 +23,6 @@ STROKES = [
     "freeze_node",
     "kill_node",
     "kill_raylet",
-    "kill_head",
-    "kill_driver",
-    "kill_young_driver",
-    "terminate_driver",
-    "second_driver",
 ]
 FAULTS = [
     "slow_down",
@@ -38,11 +44,15 @@ SLOW = {
 @pytest.mark.chaos
 @pytest.mark.s3
 @pytest.mark.timeout(360)
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("job", ["label", "map"])
 def test_a_run_survives_a_storm(weather, image_source, raster_source, job, seed):
     dice = random.Random(f"{job} {seed}")
-    strokes = [*dice.sample(STROKES, 8), *dice.sample(FAULTS, 5)]
+    strokes = [
+        name
+        for kind, count in ((DRIVERS, 2), (REPLICAS, 4), (FAULTS, 4))
+        for name in dice.sample(kind, count)
+    ]
     dice.shuffle(strokes)
     report = weather(
         job,
@@ -51,8 +61,8 @@ def test_a_run_survives_a_storm(weather, image_source, raster_source, job, seed)
         slow=SLOW[job],
         replicas=2,
         strokes=strokes,
-        storm_s=75,
-        every_s=(1, 4),
+        storm_s=60,
+        every_s=(0.5, 3),
         limit_s=240,
     )
-    assert sum(report["struck"].values()) >= 8, report["log"]
+    assert sum(report["struck"].values()) >= 6, report["log"]
