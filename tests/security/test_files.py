@@ -190,3 +190,34 @@ def test_what_may_not_be_read_is_forbidden(tmp_path, tif):
         pytest.skip("this root may not drop its rights")
     codes = ["forbidden", "forbidden", "InputError", "RunError"]
     assert found.stdout.split() == codes, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("#" * 10**6, "at most 32768 bytes"),
+        (f"a{'.a' * 4000} = 1", "has a table [a]"),
+        (f"a = {'[' * 30000}", "is not TOML"),
+        (f"a = {'[' * 10000}{']' * 10000}", "is not TOML"),
+        (f"limit = {'9' * 30000}", "is not TOML"),
+        (f"[{'a.' * 9000}a]", "has a table [a]"),
+        ("endpoint_url = '\x1b[2J'", "is not TOML"),
+        ("\x00\xff", "is not TOML"),
+    ],
+)
+def test_a_job_file_that_is_too_much_is_refused(text, message, command, tmp_path, bundle):
+    file = tmp_path / "job.toml"
+    file.write_bytes(text.encode("latin-1"))
+    words = ("--local", "--bundle", bundle, "-c", file)
+    code, out, err = command("label", tmp_path, tmp_path / "run", *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.rstrip("\n").isprintable()
+    assert len(err) < 1000
+
+
+def test_a_job_file_without_end_is_refused(command, tmp_path, bundle):
+    words = ("--local", "--bundle", bundle, "-c", "/dev/zero")
+    code, _, err = command("label", tmp_path, tmp_path / "run", *words)
+    assert code == 2
+    assert "at most 32768 bytes" in err
