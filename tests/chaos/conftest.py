@@ -134,14 +134,19 @@ class Field:
         for name, data in objects:
             self.client.put_object(Bucket=self.bucket, Key=f"{prefix}/{name}", Body=data)
 
-    def objects(self, prefix=""):
-        """ETags by key."""
+    def listing(self, prefix):
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=prefix
         )
-        return {
-            one["Key"]: one["ETag"] for page in pages for one in page.get("Contents", ())
-        }
+        return [one for page in pages for one in page.get("Contents", ())]
+
+    def objects(self, prefix=""):
+        """ETags by key."""
+        return {one["Key"]: one["ETag"] for one in self.listing(prefix)}
+
+    def times(self, prefix):
+        """When each object was written."""
+        return [one["LastModified"].timestamp() for one in self.listing(prefix)]
 
     def read(self, key):
         return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
@@ -188,7 +193,6 @@ class Field:
                 check=False,
             )
         assert not done.returncode, (folder / "storm.err").read_text()[-4000:]
-        (folder / "report.json").write_bytes(done.stdout)
         return json.loads(done.stdout)
 
 
@@ -230,6 +234,9 @@ def weather(field, fault_proxy):
             assert not report["problems"]
             judge_ends(report)
             judge_run(field, job, run, quiet)
+            times = field.times(f"{run}/ledger/0")
+            report["records_in_the_storm"] = sum(one < report["calm_at"] for one in times)
+            (field.folder / run / "report.json").write_text(json.dumps(report, indent=1))
             assert outside(field, run) == before
         except AssertionError as error:
             story = json.dumps(report, indent=1)

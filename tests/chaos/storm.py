@@ -148,6 +148,7 @@ class Storm:
         if strokes:
             self.tell(f"nobody was found for {', '.join(strokes)}")
         self.tell("calm")
+        self.calm_at = time.time()
         self.rules = []
         self.set_proxy()
         while (self.drivers or not self.finished or self.timers) and not self.late:
@@ -259,6 +260,7 @@ class Storm:
     def report(self):
         return {
             "seed": self.config["seed"],
+            "calm_at": self.calm_at,
             "seconds": round(time.monotonic() - self.start, 1),
             "log": self.events,
             "ends": self.ends,

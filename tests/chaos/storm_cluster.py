@@ -17,6 +17,9 @@ FAST = {
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
+    # On a small machine processes that nobody needs only make all wait.
+    "prestart_worker_first_driver": False,
+    "enable_worker_prestart": False,
 }
 
 
@@ -26,10 +29,11 @@ class Grounds:
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = {}
         for _ in range(NODES):
-            self.add()
+            self.add(wait=False)
+        self.cluster.wait_for_nodes()
 
-    def add(self):
-        node = self.cluster.add_node(num_cpus=CPUS)
+    def add(self, *, wait=True):
+        node = self.cluster.add_node(wait, num_cpus=CPUS)
         self.nodes[node.node_id] = node
 
     def remove(self, name):
