@@ -7,6 +7,7 @@ A script, run in a process of its own: ``storm.py CONFIG``, a file of JSON:
     storm_s          after this it is calm
     command          to be started; ``--address`` is added
     proxy, rules     the fault proxy, and its rules while nothing special happens
+    ledger           lists the run's records
     address, root    a cluster that is there already, and a process that it is below
     limit_s          for everything
     folder           takes what the drivers print
@@ -30,16 +31,28 @@ from urllib.parse import urlsplit
 
 import storm_processes as processes
 from storm_grounds import Borrowed, Grounds
-from storm_strokes import STROKES
+from storm_strokes import FAULTS, STROKES
 
 FINAL = {0, 3}
 NEXT = 3
 """So many strokes are tried before the one whose turn it is must wait."""
 
+LONGEST_S = 30.0
+"""After so long something happens, whether the run gets on or not."""
+
 DEATH_S = 20.0
 """How long replicas and decoders may take to notice that their cluster is gone."""
 
 DRIVER_END_S = 60.0
+
+
+def ask(method, url, data=None):
+    parts = urlsplit(url)
+    server = http.client.HTTPConnection(parts.netloc, timeout=30)
+    server.request(method, f"{parts.path}?{parts.query}", data)
+    answer = server.getresponse().read()
+    server.close()
+    return answer
 
 
 class Driver:
@@ -83,6 +96,8 @@ class Storm:
         self.drivers, self.started = [], 0
         self.finished = False
         self.strangers = set()
+        self.records = 0
+        self.note_blow()
         self.rules, self.bursts = config["rules"], []
         self.set_proxy()
         if config["address"]:
@@ -96,7 +111,8 @@ class Storm:
     # What the strokes use
 
     def tell(self, text):
-        self.events.append(f"{time.monotonic() - self.start:6.1f} s  {text}")
+        seconds = time.monotonic() - self.start
+        self.events.append(f"{seconds:6.1f} s {self.records:3} records  {text}")
 
     def later(self, seconds, act):
         self.timers.append((time.monotonic() + seconds, act))
@@ -127,11 +143,23 @@ class Storm:
 
     def set_proxy(self):
         rules = json.dumps([*self.bursts, *self.rules]).encode()
-        place = urlsplit(self.config["proxy"]).netloc
-        proxy = http.client.HTTPConnection(place, timeout=30)
-        proxy.request("PUT", "/-/rules", rules)
-        proxy.getresponse().read()
-        proxy.close()
+        ask("PUT", f"{self.config['proxy']}/-/rules", rules)
+
+    def look_at_ledger(self):
+        """Count the records, past the proxy."""
+        self.records = ask("GET", self.config["ledger"]).count(b"<Key>")
+        if not self.finished:
+            self.later(1, self.look_at_ledger)
+
+    @property
+    def ripe(self):
+        """Whether something was done since the last blow, or will not be for long."""
+        waited = time.monotonic() - self.blow_at
+        return self.records >= self.blow_records + self.step or waited > LONGEST_S
+
+    def note_blow(self):
+        self.blow_at, self.blow_records = time.monotonic(), self.records
+        self.step = self.dice.randint(1, 6)
 
     # The storm
 
@@ -140,6 +168,7 @@ class Storm:
         strokes = list(self.config["strokes"])
         while self.grounds.address is None and not self.late:
             self.tick()  # before there is a cluster nobody can be struck
+        self.look_at_ledger()
         end = time.monotonic() + self.config["storm_s"]
         while strokes and not self.is_over(end):
             self.wait(self.dice.uniform(*self.config["every_s"]), end)
@@ -148,7 +177,7 @@ class Storm:
         if strokes:
             self.tell(f"nobody was found for {', '.join(strokes)}")
         self.tell("calm")
-        self.calm_at = time.time()
+        self.records_in_the_storm = self.records
         self.rules = []
         self.set_proxy()
         while (self.drivers or not self.finished or self.timers) and not self.late:
@@ -169,10 +198,17 @@ class Storm:
             self.tick()
 
     def strike(self, strokes):
-        """Do one of the next strokes, the first that finds somebody, if any does."""
+        """Do one of the next strokes, the first that finds somebody, if any does.
+
+        A fault of the store hits anybody, so it waits for its turn.
+        """
         for name in strokes[:NEXT]:
-            done = STROKES[name](self)
+            done = None
+            if name not in FAULTS or name == strokes[0]:
+                done = STROKES[name](self)
             if done:
+                if name not in FAULTS:
+                    self.note_blow()
                 strokes.remove(name)
                 self.struck[name] += 1
                 self.tell(f"{name}: {done}")
@@ -260,7 +296,7 @@ class Storm:
     def report(self):
         return {
             "seed": self.config["seed"],
-            "calm_at": self.calm_at,
+            "records_in_the_storm": self.records_in_the_storm,
             "seconds": round(time.monotonic() - self.start, 1),
             "log": self.events,
             "ends": self.ends,

@@ -6,8 +6,13 @@ import signal
 import storm_processes as processes
 
 
+def busy(storm):
+    """Replicas that have a shard, if they had a chance to do one."""
+    return [one for one in storm.replicas() if one.works] if storm.ripe else []
+
+
 def kill_replica(storm):
-    return kill_one(storm, [one for one in storm.replicas() if one.works])
+    return kill_one(storm, busy(storm))
 
 
 def kill_newborn(storm):
@@ -30,7 +35,7 @@ def kill_decoder(storm):
 
 def freeze_replica(storm):
     """It wakes up when its shard may be somebody else's."""
-    found = [one for one in storm.replicas() if one.works]
+    found = busy(storm)
     if not found:
         return None
     return freeze(storm, [storm.dice.choice(found).pid], storm.dice.uniform(3, 9))
@@ -81,8 +86,8 @@ def kill_raylet(storm):
 def pick_node(storm):
     """The name of a node that works, and the process of its raylet."""
     nodes = storm.grounds.nodes
-    busy = {one.parent for one in storm.replicas() if one.works}
-    found = sorted(name for name, pid in nodes.items() if pid in busy)
+    raylets = {one.parent for one in busy(storm)}
+    found = sorted(name for name, pid in nodes.items() if pid in raylets)
     if not found:
         return None, None
     name = storm.dice.choice(found)
@@ -113,8 +118,8 @@ def launch_when_open(storm):
 
 
 def works(storm):
-    """Whether the cluster is there, and a shard is under way."""
-    return storm.grounds.address and any(one.works for one in storm.replicas())
+    """Whether the cluster is there, and it is time to strike who works."""
+    return storm.grounds.address and busy(storm)
 
 
 def kill_driver(storm):
@@ -173,6 +178,8 @@ FAULTS = {
 
 
 def fault(name, storm):
+    if not storm.drivers:
+        return None
     span, rule = FAULTS[name]
     seconds = storm.dice.uniform(*span)
     storm.burst(rule, seconds)
