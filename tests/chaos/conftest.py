@@ -175,7 +175,6 @@ class Field:
         command = self.command(job, source, run, proxy.url)
         command += ["--replicas", str(config.pop("replicas"))]
         ledger = f"?list-type=2&prefix={run}/ledger/0&max-keys=1000"
-        config = {"address": None, "root": None, **config}
         config |= {"ledger": f"{self.server}/{self.bucket}{ledger}"}
         config |= {"command": command, "proxy": proxy.url, "folder": str(folder)}
         path = folder / "storm.json"

@@ -8,7 +8,7 @@ A script, run in a process of its own: ``storm.py CONFIG``, a file of JSON:
     command          to be started; ``--address`` is added
     proxy, rules     the fault proxy, and its rules while nothing special happens
     ledger           lists the run's records
-    address, root    a cluster that is there already, and a process that it is below
+    nodes            of the cluster, beside its head; 0: the head alone
     limit_s          for everything
     folder           takes what the drivers print
 
@@ -30,7 +30,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import storm_processes as processes
-from storm_grounds import Borrowed, Grounds
+from storm_grounds import Grounds
 from storm_strokes import FAULTS, STROKES
 
 FINAL = {0, 3}
@@ -89,24 +89,20 @@ class Storm:
         self.config = config
         self.dice = random.Random(config["seed"])
         self.start = time.monotonic()
+        self.parent = os.getppid()
         self.folder = Path(config["folder"])
         self.events, self.problems, self.ends = [], [], []
         self.struck = Counter()
         self.timers = []
         self.drivers, self.started = [], 0
         self.finished = False
-        self.strangers = set()
         self.records = 0
         self.note_blow()
         self.rules, self.bursts = config["rules"], []
         self.set_proxy()
-        if config["address"]:
-            self.grounds = Borrowed(config["address"], config["root"])
-            self.strangers = {one.pid for one in self.ours()}
-        else:
-            token = secrets.token_hex(32)
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-            self.grounds = Grounds(self.tell)
+        token = secrets.token_hex(32)
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        self.grounds = Grounds(self.tell, config["nodes"])
 
     # What the strokes use
 
@@ -128,7 +124,7 @@ class Storm:
 
     def replicas(self):
         """Replicas that are awake."""
-        found = processes.below(self.grounds.root)
+        found = processes.below(os.getpid())
         return [one for one in found if one.is_replica and one.lives and one.state != "T"]
 
     def burst(self, rule, seconds):
@@ -217,6 +213,8 @@ class Storm:
 
     def tick(self):
         """What goes on all the time."""
+        if os.getppid() != self.parent:
+            sys.exit("nobody waits for the end of this storm")
         now = time.monotonic()
         due = [act for when, act in self.timers if when <= now]
         self.timers = [timer for timer in self.timers if timer[0] > now]
@@ -283,15 +281,11 @@ class Storm:
             time.sleep(0.2)
         for one in self.ours():
             self.problems.append(f"{one.title} ({one.pid}, {one.state}) is still there")
-        if self.grounds.root == os.getpid():
-            for one in processes.below(os.getpid()):
-                processes.send(one.pid, signal.SIGKILL)
 
     def ours(self):
         """Replicas and decoders, which must not outlive the cluster or the drivers."""
-        found = processes.below(self.grounds.root)
-        kinds = [one for one in found if one.is_replica or one.is_decoder]
-        return [one for one in kinds if one.lives and one.pid not in self.strangers]
+        found = processes.below(os.getpid())
+        return [one for one in found if one.lives and (one.is_replica or one.is_decoder)]
 
     def report(self):
         return {
@@ -307,9 +301,13 @@ class Storm:
 
 def main():
     processes.adopt_orphans()
-    storm = Storm(json.loads(Path(sys.argv[1]).read_text()))
-    storm.run()
-    sys.stdout.write(json.dumps(storm.report()))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        storm = Storm(json.loads(Path(sys.argv[1]).read_text()))
+        storm.run()
+        sys.stdout.write(json.dumps(storm.report()))
+    finally:
+        processes.kill_below(os.getpid())
 
 
 if __name__ == "__main__":

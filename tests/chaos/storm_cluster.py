@@ -1,6 +1,7 @@
 """A Ray cluster in a process of its own, so that it can be killed as a whole; not a test.
 
-Reads one command a line from stdin: ``add``, ``remove NODE`` (at once, as when its
+Its argument says how many nodes it has beside the head, which works only where it is
+alone. Reads one command a line from stdin: ``add``, ``remove NODE`` (at once, as when its
 power fails) or ``end``, and answers each with what there is, as JSON.
 """
 
@@ -10,7 +11,6 @@ import sys
 
 from ray.cluster_utils import Cluster
 
-NODES = 3
 CPUS = 2
 FAST = {
     "health_check_initial_delay_ms": 500,
@@ -24,11 +24,15 @@ FAST = {
 
 
 class Grounds:
-    def __init__(self):
-        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": FAST}
+    def __init__(self, nodes):
+        head = {
+            "num_cpus": 0 if nodes else CPUS,
+            "include_dashboard": False,
+            "_system_config": FAST,
+        }
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = {}
-        for _ in range(NODES):
+        for _ in range(nodes):
             self.add(wait=False)
         self.cluster.wait_for_nodes()
 
@@ -55,7 +59,7 @@ def main():
     # Whatever prints, stdout is for answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    grounds = Grounds()
+    grounds = Grounds(int(sys.argv[1]))
     answers.write(json.dumps(grounds.describe()) + "\n")
     answers.flush()
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""Where a storm takes place: a cluster that is made for it, or one that is lent."""
+"""Where a storm takes place: a cluster that is made for it."""
 
 import contextlib
 import json
@@ -14,23 +14,12 @@ import storm_processes as processes
 TRIES = 3
 
 
-class Borrowed:
-    """A cluster that is not ours; it stays as it is."""
-
-    def __init__(self, address, root):
-        self.address = address
-        self.root = root
-        self.pids = ()
-
-    def end(self):
-        """Leave it."""
-
-
 class Grounds:
     """A cluster of our own, and those that went before it and are not quite dead."""
 
-    def __init__(self, tell):
+    def __init__(self, tell, nodes):
         self.tell = tell
+        self.nodes_wanted = nodes
         self.root = os.getpid()
         self.address = None
         self.hosts = []
@@ -39,7 +28,7 @@ class Grounds:
     def open(self):
         """Start a cluster; it is there when it has an address."""
         self.address = None
-        self.hosts.append(Host(self.opened))
+        self.hosts.append(Host(self.opened, self.nodes_wanted))
 
     def opened(self, host):
         if host is not self.hosts[-1]:
@@ -86,13 +75,13 @@ class Grounds:
 class Host:
     """The process that holds a cluster."""
 
-    def __init__(self, opened):
+    def __init__(self, opened, nodes):
         self.state = None
         self.opened = opened
         self.asked, self.answered = 1, 0
         script = Path(__file__).with_name("storm_cluster.py")
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, script],
+            [sys.executable, script, str(nodes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

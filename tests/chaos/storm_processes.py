@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,11 +82,12 @@ def send(pid, number):
     return True
 
 
-def kill_tree(root):
-    """End a process and all below it, without a chance to clean up."""
-    family = [process.pid for process in below(root)]
-    for pid in [root, *family]:
-        send(pid, signal.SIGKILL)
+def kill_below(root):
+    """End all processes below one, without a chance to clean up."""
+    while found := [one.pid for one in below(root) if one.lives]:
+        for pid in found:
+            send(pid, signal.SIGKILL)
+        time.sleep(0.1)
 
 
 def bury(mine):

@@ -1,6 +1,7 @@
 """What may happen to a run: each stroke says what it did, or None if it found nobody."""
 
 import functools
+import os
 import signal
 
 import storm_processes as processes
@@ -29,7 +30,7 @@ def kill_one(storm, found):
 
 
 def kill_decoder(storm):
-    family = processes.below(storm.grounds.root)
+    family = processes.below(os.getpid())
     return kill_one(storm, [one for one in family if one.is_decoder and one.lives])
 
 

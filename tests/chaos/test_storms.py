@@ -59,6 +59,7 @@ def test_a_run_survives_a_storm(weather, image_source, raster_source, job, seed)
         {"label": image_source, "map": raster_source}[job],
         seed=seed,
         slow=SLOW[job],
+        nodes=3,
         replicas=2,
         strokes=strokes,
         storm_s=90,
