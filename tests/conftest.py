@@ -110,7 +110,7 @@ def fault_proxy(_proxy):
 
 
 @pytest.fixture(scope="session")
-def ray_session():
+def ray_session(s3_server):  # noqa: ARG001 - actors inherit its credentials
     """One Ray session of four logical CPUs for all tests."""
     from cluster.connect import connect
 
