@@ -3,6 +3,7 @@
 A script, run in a process of its own: ``storm.py CONFIG``, a file of JSON:
 
     seed, strokes    what happens; the seed draws when, and to whom
+    records          least and most to be done before each blow
     every_s          shortest and longest pause before each stroke
     storm_s          after this it is calm
     command          to be started; ``--address`` is added
@@ -155,7 +156,7 @@ class Storm:
 
     def note_blow(self):
         self.blow_at, self.blow_records = time.monotonic(), self.records
-        self.step = self.dice.randint(1, 6)
+        self.step = self.dice.randint(*self.config["records"])
 
     # The storm
 

@@ -16,6 +16,7 @@ def test_a_run_survives_a_short_storm(weather, few_images):
         replicas=2,
         strokes=["kill_replica", "kill_replica", "slow_down", "kill_driver", "lose"],
         storm_s=180,
+        records=(0, 1),
         every_s=(0.3, 0.8),
         limit_s=300,
     )

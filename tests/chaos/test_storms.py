@@ -63,6 +63,7 @@ def test_a_run_survives_a_storm(weather, image_source, raster_source, job, seed)
         replicas=2,
         strokes=strokes,
         storm_s=90,
+        records=(1, 6),
         every_s=(0.5, 2),
         limit_s=300,
     )
