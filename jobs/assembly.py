@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from jobs.ledger import Ledger, Output, Record
-    from jobs.shards import Item, Shard
+    from jobs.shards import Block, Item, Shard
 
 _LONGEST_NAME: Final = 200
 _LONGEST_STEM: Final = 120
@@ -36,6 +36,9 @@ class Assembly:
     item: Item
     height: int
     width: int
+    grid: str
+    """Where it lies, as it was planned: its source may be gone."""
+
     pieces: tuple[tuple[int, Output], ...]
     """Numbers of the blocks that have a piece, and what it is; others are nodata or
     dead letters."""
@@ -66,10 +69,15 @@ class _Raster:
     open: int | None = None
     """Blocks that this pass must still see; None while none was seen."""
 
+    grid: str = ""
+    """As the newest pass planned it."""
+
     stale: bool = False
     """Whether a COG stands that this pass has brought nothing new for."""
 
-    def add(self, number: int, record: Record) -> None:
+    def add(self, block: Block, record: Record) -> None:
+        number = block.number
+        self.grid = block.grid or self.grid
         self.dead.discard(number)
         for output in record.outputs:
             self.pieces[number] = output
@@ -109,7 +117,7 @@ class Rasters:
                 uri = shard.items[0].uri
                 if shard.block is not None and uri in self._wanted:
                     raster = self._under_way.setdefault(uri, _Raster())
-                    raster.add(shard.block.number, record)
+                    raster.add(shard.block, record)
             for task in ledger.read_tasks():
                 self._standing |= {output.name: output for output in task.outputs}
 
@@ -119,7 +127,7 @@ class Rasters:
         if block is None:
             return
         raster = self._under_way.setdefault(item.uri, _Raster())
-        raster.add(block.number, record)
+        raster.add(block, record)
         if raster.open is None:
             every = count_blocks(block.height, block.width, self._block)
             raster.open = every if self._wanted is None else self._wanted[item.uri]
@@ -134,6 +142,7 @@ class Rasters:
                 item=item,
                 height=block.height,
                 width=block.width,
+                grid=raster.grid,
                 pieces=tuple(sorted(raster.pieces.items(), key=lambda one: one[0])),
                 dead=any(number < every for number in raster.dead),
                 replaces=self._standing.get(f"rasters/{output_name(item.key)}"),

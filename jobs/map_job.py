@@ -14,7 +14,8 @@ from deeplab.tiles import Region, TileGrid
 from jobs.assembly import Rasters
 from jobs.errors import ItemError, StoreError
 from jobs.folder import list_folders, read_shards
-from jobs.inputs.decoding import read_info, read_profile, read_window
+from jobs.inputs.decoding import read_info, read_window
+from jobs.inputs.rasters import parse_grid
 from jobs.inputs.sources import RASTER_SUFFIXES, find_items, refresh
 from jobs.job import Image, Job
 from jobs.ledger import DeadLetter, Ledger, Output, Record
@@ -74,7 +75,8 @@ class MapJob(Job):
         if isinstance(header, Refusal):
             yield Shard(index=0, items=(item,), refusal=header)
             return
-        for part in cut_blocks(header.height, header.width, self.spec.cut.block):
+        side, grid = self.spec.cut.block, header.grid
+        for part in cut_blocks(header.height, header.width, side, grid=grid):
             yield Shard(index=0, items=(item,), block=part)
 
     def _recut(self, shards: list[Shard]) -> Iterator[Shard]:
@@ -165,10 +167,10 @@ class MapJob(Job):
         """Put a raster's pieces together into its COG, unless it exists.
 
         Raises:
-            ItemError: The source is gone or changed, so its grid is unknown.
+            ItemError: A piece is gone or damaged.
         """
         store, run = open_store(self.spec.access), self.spec.run
-        profile = self._profile(task.item)
+        profile = parse_grid(task.grid) | {"height": task.height, "width": task.width}
         legend = Legend(bundle=self.spec.bundle, fingerprint=self.fingerprint)
         with scratch_file(store, run) as path:
             pieces = self._pieces(task)
@@ -223,12 +225,6 @@ class MapJob(Job):
         # GDAL cannot be told which version to read, so look before and after.
         if open_store(self.spec.access).stat(item.uri).etag != item.etag:
             raise changed(item.uri)
-
-    def _profile(self, item: Item) -> dict[str, object]:
-        with self._explained(item):
-            profile = read_profile(item.uri, self.spec.access, limits=self.spec.limits)
-        self._check_unchanged(item)
-        return profile
 
     def _count(self, mask: np.ndarray) -> int:
         """Pixels that have a class."""

@@ -32,6 +32,7 @@ SCHEMA: Final = pa.schema(
         pa.field("etag", pa.string(), nullable=False),
         pa.field("raster_height", pa.int32()),
         pa.field("raster_width", pa.int32()),
+        pa.field("raster_grid", pa.string()),
         pa.field("block", pa.int32()),
         pa.field("row", pa.int32()),
         pa.field("col", pa.int32()),
@@ -158,6 +159,7 @@ def _to_row(shard: Shard, item: Item) -> dict[str, Any]:
         row |= {"raster_height": shard.block.height, "raster_width": shard.block.width}
         row |= {"block": shard.block.number, "row": core.row, "col": core.col}
         row |= {"height": core.height, "width": core.width}
+        row |= {"raster_grid": shard.block.grid or None}
     if shard.refusal is not None:
         row |= {"refusal_code": shard.refusal.code}
         row |= {"refusal_message": shard.refusal.message}
@@ -174,6 +176,7 @@ def _to_shard(index: int, rows: list[dict[str, Any]]) -> Shard:
             core=core,
             height=first["raster_height"],
             width=first["raster_width"],
+            grid=first["raster_grid"] or "",
         )
     if first["refusal_code"] is not None:
         refusal = Refusal(code=first["refusal_code"], message=first["refusal_message"])

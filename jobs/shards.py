@@ -53,6 +53,9 @@ class Block:
     width: int
     """Columns of the whole raster."""
 
+    grid: str = ""
+    """Where the raster lies, from ``RasterInfo``; of its first block alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:

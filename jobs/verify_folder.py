@@ -200,7 +200,8 @@ class _Order:
             if any(left >= right for left, right in itertools.pairwise(uris)):
                 yield f"items in order after {self._last}, each once"
             if block is not None:
-                self._blocks = cut_blocks(block.height, block.width, self._side)
+                size, grid = (block.height, block.width), block.grid
+                self._blocks = cut_blocks(*size, self._side, grid=grid)
         self._last = uris[-1]
         if block is not None and next(self._blocks, None) != block:
             yield f"the next block of {self._last}"

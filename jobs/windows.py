@@ -30,8 +30,15 @@ def count_blocks(height: int, width: int, block: int) -> int:
     return -(-height // block) * -(-width // block)
 
 
-def cut_blocks(height: int, width: int, block: int) -> Iterator[Block]:
-    """The blocks of a raster, row by row; the last ones end at its edge."""
+def cut_blocks(height: int, width: int, block: int, *, grid: str = "") -> Iterator[Block]:
+    """The blocks of a raster, row by row; the last ones end at its edge.
+
+    Args:
+        height: Rows of the raster.
+        width: Its columns.
+        block: Side of a block, in px.
+        grid: Where the raster lies, which the first block tells.
+    """
     number = 0
     for row in range(0, height, block):
         for col in range(0, width, block):
@@ -41,5 +48,11 @@ def cut_blocks(height: int, width: int, block: int) -> Iterator[Block]:
                 height=min(block, height - row),
                 width=min(block, width - col),
             )
-            yield Block(number=number, core=core, height=height, width=width)
+            yield Block(
+                number=number,
+                core=core,
+                height=height,
+                width=width,
+                grid="" if number else grid,
+            )
             number += 1

@@ -212,19 +212,6 @@ def read_window(
     return pixels, valid
 
 
-def read_profile(uri: str, access: Access, *, limits: Limits = _LIMITS) -> dict[str, Any]:
-    """Size and georeferencing of a raster, for an output that lies on it.
-
-    Raises:
-        ItemError: As in ``decode_image``.
-        StoreError: The store did not answer.
-    """
-    from jobs.inputs.rasters import parse_profile
-
-    fields, _ = _ask_raster("profile", {}, uri, access, limits)
-    return parse_profile(fields)
-
-
 def close_decoders() -> None:
     """End the decoders of this process that nobody uses."""
     for module in PROCESSES:

@@ -10,6 +10,7 @@ What is untrusted is read in a process of its own, by ``jobs.inputs.decoding``.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -61,6 +62,8 @@ MAX_BLOCK: Final = 64 * 2**20
 
 MAX_BANDS: Final = 1024
 
+_MAX_POINTS: Final = 10_000
+
 _ENTRY_BYTES: Final = 4
 """The least that a TIFF needs for where a tile lies and how long it is."""
 
@@ -83,6 +86,9 @@ class RasterInfo:
     paletted: bool
     """Whether pixels are indices into a colour table."""
 
+    grid: str
+    """CRS, transform and control points as JSON, for ``parse_grid``."""
+
 
 def read_info(
     path: str, options: Mapping[str, str], *, size: int | None = None
@@ -95,10 +101,13 @@ def read_info(
         size: Bytes of the file, None where that is not known.
 
     Raises:
-        ItemError: ``undecodable``: it is no readable GeoTIFF; or ``too_large``.
+        ItemError: ``undecodable``: it is no readable GeoTIFF, or its CRS means
+            nothing; or ``too_large``.
     """
     with open_raster(path, options) as raster:
         _check_size(raster, size)
+        grid = json.dumps(_describe_grid(raster))
+        parse_grid(grid)
         alpha = sum(kind.name == "alpha" for kind in raster.colorinterp)
         return RasterInfo(
             height=raster.height,
@@ -106,6 +115,7 @@ def read_info(
             bands=raster.count - alpha,
             dtype=raster.dtypes[0],
             paletted=raster.colorinterp[0].name == "palette",
+            grid=grid,
         )
 
 
@@ -138,40 +148,22 @@ def read_window(
     return pixels, valid
 
 
-def read_profile(path: str, options: Mapping[str, str]) -> dict[str, Any]:
-    """Size and georeferencing of a raster, for JSON; see ``parse_profile``.
-
-    Raises:
-        ItemError: ``undecodable`` or ``too_large``.
-    """
-    with open_raster(path, options) as raster:
-        points, points_crs = raster.gcps
-        crs = points_crs if points else raster.crs
-        return {
-            "height": raster.height,
-            "width": raster.width,
-            "crs": None if crs is None else crs.to_wkt(),
-            "transform": list(raster.transform)[:6],
-            "gcps": [point.asdict() for point in points],
-        }
-
-
-def parse_profile(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``rasterio.open`` needs to write a raster on the same grid.
+def parse_grid(grid: str) -> dict[str, Any]:
+    """What ``rasterio.open`` needs, besides the size, to write on the same grid.
 
     Raises:
         ItemError: ``undecodable``: the CRS means nothing.
     """
+    fields = json.loads(grid)
     text = fields["crs"]
     try:
         crs = CRS.from_wkt(text) if text else text
     except CRSError as error:
         raise ItemError("undecodable", f"its CRS means nothing: {error}"[:300]) from error
-    profile: dict[str, Any] = {"height": fields["height"], "width": fields["width"]}
     if fields["gcps"]:
         points = [GroundControlPoint(**point) for point in fields["gcps"]]
-        return profile | {"gcps": points, "crs": crs or CRS()}
-    return profile | {"transform": Affine(*fields["transform"]), "crs": crs}
+        return {"gcps": points, "crs": crs or CRS()}
+    return {"transform": Affine(*fields["transform"]), "crs": crs}
 
 
 @contextmanager
@@ -196,6 +188,20 @@ def open_raster(path: str, options: Mapping[str, str]) -> Iterator[DatasetReader
                 yield raster
         except (RasterioError, CPLE_BaseError, CRSError) as error:
             raise _explain(error, faults.newest if remote else None) from error
+
+
+def _describe_grid(raster: DatasetReader) -> dict[str, Any]:
+    points, points_crs = raster.gcps
+    if len(points) > _MAX_POINTS:
+        text = f"{len(points)} control points exceed {_MAX_POINTS}"
+        raise ItemError("too_large", text)
+    crs = points_crs if points else raster.crs
+    return {
+        "crs": None if crs is None else crs.to_wkt(),
+        "transform": list(raster.transform)[:6],
+        # Their ids are made anew each time that a file is opened.
+        "gcps": [point.asdict() | {"id": str(i)} for i, point in enumerate(points)],
+    }
 
 
 def _holds(raster: DatasetReader, window: tuple[int, int, int, int], bands: int) -> bool:
@@ -304,13 +310,8 @@ def _window(fields: dict[str, Any], _data: bytes, empty: Empty) -> None:
     read_window(fields["path"], fields["options"], window, bands=bands, empty=empty)
 
 
-def _profile(fields: dict[str, Any], _data: bytes, _empty: Empty) -> dict[str, Any]:
-    return read_profile(fields["path"], fields["options"])
-
-
 ANSWERS: Final[Mapping[str, Callable[..., Any]]] = {
     "info": _info,
     "window": _window,
-    "profile": _profile,
 }
 """What a decoder of rasters does, by name."""

@@ -101,7 +101,7 @@ def write_cog(
 
     Args:
         path: Local file to write.
-        profile: Size and georeferencing, from ``read_profile``.
+        profile: Size and georeferencing, ``parse_grid`` and the size.
         legend: Palette, names and provenance.
         pieces: Windows and their masks. What none covers is nodata.
     """

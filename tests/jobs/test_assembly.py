@@ -10,11 +10,11 @@ from jobs.windows import cut_blocks
 BLOCK = 512
 
 
-def shards_of(name, height=600, width=1100):
+def shards_of(name, height=600, width=1100, grid="there"):
     item = Item(uri=f"s3://b/{name}", key=name, size=1, etag="e")
     return [
         Shard(index=i, items=(item,), block=block)
-        for i, block in enumerate(cut_blocks(height, width, BLOCK))
+        for i, block in enumerate(cut_blocks(height, width, BLOCK, grid=grid))
     ]
 
 
@@ -54,6 +54,7 @@ def test_a_raster_is_complete_with_its_last_block_in_any_order(seed):
             assert [number for number, _ in task.pieces] == list(range(len(mine)))
             assert not task.dead
             assert task.replaces is None
+            assert task.grid == "there"
     assert not rasters._under_way
 
 
@@ -95,6 +96,7 @@ def test_a_retry_needs_its_own_blocks_and_takes_the_pieces_of_before():
     wanted = [Shard(index=0, items=shards[2].items, block=shards[2].block)]
     rasters.retry(wanted, [(shards, past)])
     (task,) = rasters.add(wanted[0], done(wanted[0], 1))
+    assert task.grid == "there", "the retry has not planned the first block"
     assert dict(task.pieces) == {**dict(first.pieces), 2: piece(wanted[0], 1)}
     assert task.dead, "block 4 was not retried"
     assert task.replaces == cog
@@ -110,6 +112,16 @@ def test_a_second_retry_ends_what_the_first_left_dead():
     (task,) = rasters.add(second[0], done(second[0], 2))
     assert [number for number, _ in task.pieces] == list(range(6))
     assert not task.dead
+
+
+def test_a_raster_lies_where_the_newest_plan_says():
+    shards = shards_of("a.tif")
+    before = [dead(shard) for shard in shards]
+    moved = shards_of("a.tif", grid="elsewhere")
+    rasters = Rasters(BLOCK)
+    rasters.retry(moved, [(shards, Past(before))])
+    (task,) = collect(rasters, [(shard, done(shard, 1)) for shard in moved])
+    assert task.grid == "elsewhere"
 
 
 def test_a_retry_that_brings_nothing_new_leaves_the_raster_alone():

@@ -30,7 +30,6 @@ from jobs.inputs.decoding import (
     close_decoders,
     decode_image,
     read_info,
-    read_profile,
     read_window,
 )
 from jobs.spec import Limits
@@ -370,7 +369,6 @@ def test_tiffs_as_rasters(name, peak, tmp_path, write_raster):
         height, width = min(info.height, 4096), min(info.width, 4096)
         window = Window(row=0, col=0, height=height, width=width)
         outcome(lambda: read_window(str(path), LOCAL, window, bands=1, limits=LIMITS))
-    outcome(lambda: read_profile(str(path), LOCAL, limits=LIMITS))
     assert peak() < MOST_BYTES
     good = write_raster(np.full((1, 5, 6), 9, dtype=np.uint8), "good.tif")
     window = Window(row=0, col=0, height=5, width=6)
@@ -509,7 +507,6 @@ def read_all(uri):
     window = Window(row=0, col=0, height=1, width=9)
     for call in (
         lambda: read_info(uri, LOCAL),
-        lambda: read_profile(uri, LOCAL),
         lambda: read_window(uri, LOCAL, window, bands=1),
         lambda: decode_image(Path(uri).read_bytes()),
     ):
@@ -562,7 +559,6 @@ def test_what_a_geotiff_names_is_not_opened(canary, secret, tmp_path):
         pixels, valid = read_window(str(target), LOCAL, window, bands=1)
         assert (pixels == 7).all()
         assert valid.all()
-        read_profile(str(target), LOCAL)
         assert (seen.read_text(), was_read()) == ("", False), name
 
 
@@ -580,9 +576,8 @@ def test_names_reach_nothing(canary, secret, tmp_path, monkeypatch):
         f"/vsizip/{path}",
     ]
     for name in names:
-        for call in (read_info, read_profile):
-            with pytest.raises(ItemError):
-                call(name, LOCAL)
+        with pytest.raises(ItemError):
+            read_info(name, LOCAL)
     assert seen.read_text() == ""
     assert not was_read()
 

@@ -14,7 +14,8 @@ from rasterio.transform import Affine, from_origin
 from rio_cogeo.cogeo import cog_info, cog_validate
 
 from deeplab.tiles import Window
-from jobs.inputs.decoding import read_profile
+from jobs.inputs.decoding import read_info
+from jobs.inputs.rasters import parse_grid
 from jobs.outputs.cog import NODATA, Legend, decode_piece, encode_piece, write_cog
 from jobs.storage import Access
 from jobs.windows import cut_blocks
@@ -45,6 +46,11 @@ def pieces(mask, block):
 def profile(**georeferencing):
     given = {"crs": "EPSG:32633", "transform": from_origin(390_000, 5_820_000, 0.5, 0.5)}
     return {"height": HEIGHT, "width": WIDTH, **(georeferencing or given)}
+
+
+def profile_of(source):
+    info = read_info(source, Access())
+    return {"height": info.height, "width": info.width, **parse_grid(info.grid)}
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +215,7 @@ GRIDS = {
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_cog_lies_on_its_source(write, legend, write_raster, name):
     source = write_raster(np.zeros((1, HEIGHT, WIDTH), dtype=np.uint8), **GRIDS[name])
-    found = read_profile(source, Access())
+    found = profile_of(source)
     path = write(legend, found, pieces(np.zeros((HEIGHT, WIDTH), dtype=np.uint8), 2048))
     with rasterio.open(source) as before, rasterio.open(path) as after:
         assert (after.height, after.width) == (before.height, before.width)
@@ -232,7 +238,7 @@ def test_a_cog_keeps_the_control_points_of_its_source(write, legend, write_raste
     source = write_raster(
         np.zeros((1, HEIGHT, WIDTH), dtype=np.uint8), transform=None, gcps=points(), crs=crs
     )
-    path = write(legend, read_profile(source, Access()), [])
+    path = write(legend, profile_of(source), [])
     with rasterio.open(source) as before, rasterio.open(path) as after:
         old, new = before.gcps, after.gcps
         assert [(p.row, p.col, p.x, p.y) for p in new[0]] == [
@@ -248,7 +254,7 @@ def test_a_raster_of_nowhere_stays_there(write, legend, write_raster):
     source = write_raster(
         np.zeros((1, HEIGHT, WIDTH), dtype=np.uint8), transform=None, crs=None
     )
-    path = write(legend, read_profile(source, Access()), [])
+    path = write(legend, profile_of(source), [])
     with rasterio.open(path) as after:
         assert after.crs is None
         assert after.transform == Affine.identity()

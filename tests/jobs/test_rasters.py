@@ -23,11 +23,11 @@ from jobs.inputs.decoding import (
     RASTER_FACTOR,
     gdal_path,
     read_info,
-    read_profile,
     read_window,
     s3_options,
 )
-from jobs.inputs.rasters import GDAL_OPTIONS, RasterInfo
+from jobs.inputs.rasters import GDAL_OPTIONS, RasterInfo, parse_grid
+from jobs.inputs.rasters import read_info as read_here
 from jobs.spec import Limits
 from jobs.storage import Access
 
@@ -127,12 +127,12 @@ def test_a_mask_file_beside_the_raster_does_not_count(write_raster):
 
 def test_georeferencing_beside_the_raster_does_not_count(write_raster, tmp_path):
     uri = write_raster(pixels_of(1))
-    before = read_profile(uri, LOCAL)
+    before = read_info(uri, LOCAL)
     (tmp_path / "raster.tfw").write_text("9\n0\n0\n-9\n1\n1\n")
     (tmp_path / "raster.tif.aux.xml").write_text(
         "<PAMDataset><GeoTransform>1,9,0,1,0,-9</GeoTransform></PAMDataset>"
     )
-    assert read_profile(uri, LOCAL) == before
+    assert read_info(uri, LOCAL) == before
 
 
 # Headers
@@ -152,7 +152,12 @@ def test_alpha_is_no_band(write_raster, name, bands):
     pixels, options = RASTERS[name]
     info = read_info(write_raster(pixels, **options), LOCAL)
     assert info == RasterInfo(
-        height=HEIGHT, width=WIDTH, bands=bands, dtype="uint8", paletted=False
+        height=HEIGHT,
+        width=WIDTH,
+        bands=bands,
+        dtype="uint8",
+        paletted=False,
+        grid=info.grid,
     )
 
 
@@ -176,6 +181,10 @@ def test_a_near_infrared_band_is_a_band(write_raster):
 # Georeferencing
 
 
+def read_grid(uri):
+    return parse_grid(read_info(uri, LOCAL).grid)
+
+
 @pytest.mark.parametrize(
     "transform",
     [
@@ -189,9 +198,9 @@ def test_a_near_infrared_band_is_a_band(write_raster):
     ids=["north up", "rotated", "south up", "degrees"],
 )
 def test_the_grid_is_kept(write_raster, transform):
-    profile = read_profile(write_raster(pixels_of(1), transform=transform), LOCAL)
-    assert profile.pop("transform").almost_equals(transform, precision=1e-12)
-    assert profile == {"height": HEIGHT, "width": WIDTH, "crs": "EPSG:32633"}
+    grid = read_grid(write_raster(pixels_of(1), transform=transform))
+    assert grid.pop("transform").almost_equals(transform, precision=1e-12)
+    assert grid == {"crs": "EPSG:32633"}
 
 
 def points():
@@ -205,18 +214,27 @@ def points():
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_control_points_are_kept(write_raster):
     uri = write_raster(pixels_of(1), transform=None, gcps=points(), crs="EPSG:4326")
-    profile = read_profile(uri, LOCAL)
-    assert profile["crs"] == "EPSG:4326"
-    assert "transform" not in profile
-    found = [(p.row, p.col, p.x, p.y, p.z) for p in profile["gcps"]]
+    grid = read_grid(uri)
+    assert grid["crs"] == "EPSG:4326"
+    assert "transform" not in grid
+    found = [(p.row, p.col, p.x, p.y, p.z) for p in grid["gcps"]]
     assert found == [(p.row, p.col, p.x, p.y, p.z) for p in points()]
+    assert read_info(uri, LOCAL) == read_info(uri, LOCAL)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_control_points_without_end_are_refused(write_raster, monkeypatch):
+    monkeypatch.setattr("jobs.inputs.rasters._MAX_POINTS", 4)
+    uri = write_raster(pixels_of(1), transform=None, gcps=points(), crs="EPSG:4326")
+    with pytest.raises(ItemError, match="5 control points exceed 4") as caught:
+        read_here(uri, {})
+    assert caught.value.code == "too_large"
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_a_raster_of_nowhere_stays_there(write_raster):
-    profile = read_profile(write_raster(pixels_of(1), crs=None, transform=None), LOCAL)
-    assert profile["crs"] is None
-    assert profile["transform"] == Affine.identity()
+    grid = read_grid(write_raster(pixels_of(1), crs=None, transform=None))
+    assert grid == {"crs": None, "transform": Affine.identity()}
 
 
 def test_a_raster_of_nowhere_is_no_cause_to_warn(write_raster):
@@ -262,8 +280,7 @@ def test_a_vrt_that_calls_itself_tif_reads_no_file(tmp_path):
         with rasterio.open(disguise) as guessed:
             assert guessed.driver == "VRT"
     os.utime(secret, ns=(0, 0))
-    for call in (read_info, read_profile):
-        assert refused(call, str(disguise), LOCAL)[0] == "undecodable"
+    assert refused(read_info, str(disguise), LOCAL)[0] == "undecodable"
     window = Window(row=0, col=0, height=1, width=9)
     assert refused(read_window, str(disguise), LOCAL, window, bands=1)[0] == "undecodable"
     assert secret.stat().st_atime_ns == 0
@@ -335,7 +352,6 @@ def read_quietly(uri):
         warnings.simplefilter("ignore")
         try:
             info = read_info(uri, LOCAL)
-            read_profile(uri, LOCAL)
             if info.height <= HEIGHT and info.width <= WIDTH and info.dtype == "uint8":
                 window = Window(row=0, col=0, height=info.height, width=info.width)
                 read_window(uri, LOCAL, window, bands=max(1, min(3, info.bands)))
@@ -414,7 +430,7 @@ def test_windows_are_read_from_s3(uploaded, key):
         columns = slice(window.col, window.stop_col)
         np.testing.assert_array_equal(found, pixels_of(3)[:, rows, columns])
         np.testing.assert_array_equal(valid, holes()[rows, columns] > 0)
-    assert read_profile(uri, access)["crs"] == "EPSG:32633"
+    assert parse_grid(info.grid)["crs"] == "EPSG:32633"
 
 
 @pytest.mark.s3

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 
 from cluster.local import run_local
 from jobs import map_job
 from jobs.cli import _main
 from jobs.errors import ItemError
 from jobs.spec import Cut
+from jobs.worker import Worker
 
 
 def command(*words):
@@ -170,8 +175,6 @@ def test_a_raster_is_put_together_again_with_the_blocks_that_came(
 
 
 def same_pixels(run, quiet):
-    import rasterio
-
     with (
         rasterio.open(run / "rasters" / "scene.tif") as ours,
         rasterio.open(quiet / "rasters" / "scene.tif") as theirs,
@@ -189,6 +192,86 @@ def test_a_raster_that_changed_is_never_mixed(tmp_path, run_job, raster, linear)
     assert command("retry", run, "--local") == 3
     assert letters(run) == [("scene.tif", 0, 0, "input_changed")]
     assert (run / "rasters" / "scene.tif").read_bytes() == before
+
+
+@contextlib.contextmanager
+def lose_source(source, after):
+    """Have something become of the source once three blocks of it were read."""
+    read, seen = map_job.read_window, []
+
+    def read_window(*args, **more):
+        found = read(*args, **more)
+        seen.append(None)
+        if len(seen) == 3:
+            after(source)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(map_job, "read_window", read_window)
+        yield
+
+
+def change(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("become", "code"), [(change, "input_changed"), (Path.unlink, "not_found")]
+)
+def test_a_raster_whose_source_is_lost_half_way_is_put_together(
+    tmp_path, run_job, raster, linear, become, code
+):
+    source, run, quiet = tmp_path / "scene.tif", tmp_path / "run", tmp_path / "quiet"
+    shutil.copy(raster, source)
+    run_job(run_local, "map", raster, quiet, linear, cut=Cut(block=512))
+    with lose_source(source, become):
+        summary = run_job(run_local, "map", source, run, linear, cut=Cut(block=512))
+    # The third was being read when it happened, and cannot be trusted.
+    assert summary["dead_letters"] == 4
+    assert {letter[3] for letter in letters(run)} == {code}
+    with (
+        rasterio.open(run / "rasters" / "scene.tif") as ours,
+        rasterio.open(quiet / "rasters" / "scene.tif") as theirs,
+    ):
+        found, wanted = ours.read(1), theirs.read(1)
+        wanted[:512, 1024:] = wanted[512:] = 255
+        assert (found == wanted).all()
+        assert (ours.transform, ours.crs) == (theirs.transform, theirs.crs)
+    assert command("verify", run, "--deep") == 0
+
+    shutil.copy(raster, source)
+    os.utime(source, (1, 1))
+    assert command("retry", run, "--local") == 3
+    assert {letter[3] for letter in letters(run)} == {"input_changed"}
+    assert command("verify", run, "--deep") == 0
+
+
+def test_a_raster_that_is_gone_before_it_is_read_is_dead_and_may_come_back(
+    tmp_path, run_job, raster, linear, monkeypatch
+):
+    source, run = tmp_path / "scene.tif", tmp_path / "run"
+    shutil.copy(raster, source)
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "__init__", spy(Worker.__init__, source.unlink))
+        summary = run_job(run_local, "map", source, run, linear, cut=Cut(block=512))
+    assert summary["dead_letters"] == 6
+    assert {letter[3] for letter in letters(run)} == {"not_found"}
+    assert command("verify", run, "--deep") == 0
+
+    shutil.copy(raster, source)
+    assert command("retry", run, "--local") == 0
+    run_job(run_local, "map", source, tmp_path / "quiet", linear, cut=Cut(block=512))
+    assert same_pixels(run, tmp_path / "quiet")
+    assert command("verify", run, "--deep") == 0
+
+
+def spy(function, before):
+    @functools.wraps(function)
+    def call(*args, **more):
+        before()
+        return function(*args, **more)
+
+    return call
 
 
 def test_a_raster_that_was_refused_is_mapped_when_it_is_mended(
