@@ -39,6 +39,10 @@ _EXIT: Final = re.compile(r"exit code \d+")
 _TRACEBACK: Final = 8000
 
 
+class SilentError(RayError):
+    """A replica's process is there, but answers nothing."""
+
+
 def diagnose(
     errors: Sequence[RayError], remains: Remains | None, *, node: str = ""
 ) -> Death:
@@ -65,11 +69,11 @@ def diagnose(
             kind="crash", reason=_headline(trace), node=node, traceback=trace[:_TRACEBACK]
         )
     first = errors[0]
-    if isinstance(first, RayActorError | WorkerCrashedError):
+    if isinstance(first, RayActorError | WorkerCrashedError | SilentError):
         out_of_reach = isinstance(first, ActorUnavailableError) and remains is None
         if out_of_reach:
             return Death(kind="node", reason=_shorten(str(first)), node=node)
-        return Death(kind="killed", reason=_exit_reason(str(first)), node=node)
+        return Death(kind="killed", reason=_exit_reason(first), node=node)
     return Death(kind="node", reason=f"{type(first).__name__}: {_shorten(str(first))}")
 
 
@@ -88,7 +92,10 @@ def _headline(trace: str) -> str:
     return f"{name.lower()} ({_SIGNALS[name]})" if name in _SIGNALS else name
 
 
-def _exit_reason(text: str) -> str:
+def _exit_reason(error: RayError) -> str:
+    text = str(error)
+    if isinstance(error, SilentError):
+        return text
     found = _EXIT.search(text)
     if found and "connection error code" not in text:
         return f"its process ended with {found[0]}"

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
     from ray import ObjectRef
 
+    from cluster.nodes import Survey
+
 Item = TypeVar("Item")
 
 _UNBORN: Final = 3
@@ -230,8 +232,8 @@ class _Pool(Generic[Item]):
 
     def _enter(self, replica: Replica[Item], value: Any) -> None:  # noqa: ANN401
         if replica.stage == "placing":
-            replica.place, replica.stage = value, "loading"
-            replica.chore = replica.actor.load.remote(self._worker, self._arguments)
+            replica.place = value
+            replica.load(self._worker, self._arguments)
         elif replica.stage == "loading":
             replica.stage = "ready"
             self._unborn, self._ready_at = 0, time.monotonic()
@@ -302,13 +304,18 @@ class _Pool(Generic[Item]):
                 raise ClusterLostError(f"Ray has not answered for {_SILENCE_S:.0f} s")
             return
         self._silent_since = None
+        self._look_after(state)
+        self._check_capacity(now)
+
+    def _look_after(self, state: Survey) -> None:
         for replica in [one for one in self._crew if one.node in state.draining]:
             self._let_go(replica)
             replica.retire()
         for replica in [*self._crew, *self._going]:
             if replica.node in state.dead and replica.stage != "dying":
                 self._replace(replica, _node_died(replica.node))
-        self._check_capacity(now)
+            elif (error := replica.listen()) is not None:
+                self._replace(replica, error)
 
     def _check_capacity(self, now: float) -> None:
         waited = now - self._placed_at

@@ -20,7 +20,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.blackbox import BlackBox, Remains, read_box
-from cluster.diagnosis import diagnose
+from cluster.diagnosis import SilentError, diagnose
 from cluster.memory import process
 from cluster.nodes import own_node
 
@@ -38,6 +38,12 @@ Item = TypeVar("Item")
 
 IN_FLIGHT: Final = 2
 """Items in each replica at once, so that the device never waits for the next."""
+
+_SIGN_OF_LIFE_S: Final = 30.0
+"""So often a replica is asked whether it still answers."""
+
+_SILENCE_S: Final = {"loading": 900.0, "ready": 300.0, "leaving": 300.0}
+"""How long one may owe an answer, or be made, before it is taken for dead."""
 
 _LAST_WORDS_S: Final = 10.0
 """How long a dead replica's calls and black box are waited for."""
@@ -86,6 +92,9 @@ class Actor:
         with self._box.record(number) as announce:
             return process(self._worker, item, attempt, announce)
 
+    def answer(self) -> None:
+        """Show that this process is able to."""
+
     def leave(self) -> None:
         """Leave nothing behind."""
         if self._box is not None:
@@ -106,6 +115,9 @@ class Replica(Generic[Item]):
 
     deadline: float = math.inf
     """When to stop waiting for a dead one's calls and black box, or for a goodbye."""
+
+    asked_at: float = 0.0
+    """When its present chore began."""
 
     said_goodbye: bool = False
     unborn: bool = False
@@ -142,6 +154,27 @@ class Replica(Generic[Item]):
         """Send it a call."""
         attempt = call.begin()
         self.calls[self.actor.process.remote(call.number, call.item, attempt)] = call
+
+    def load(self, worker: Callable[..., Worker], arguments: ObjectRef[Any]) -> None:
+        """Have it make the worker."""
+        self.stage, self.asked_at = "loading", time.monotonic()
+        self.chore = self.actor.load.remote(worker, arguments)
+
+    def listen(self) -> SilentError | None:
+        """Ask it for a sign of life now and then; the error if none came for long.
+
+        A process may be stopped, or hang without giving others a turn, and then
+        nothing that it was asked would ever end.
+        """
+        waited = time.monotonic() - self.asked_at
+        if self.said_goodbye or self.stage not in _SILENCE_S:
+            return None
+        if self.chore is not None and waited > _SILENCE_S[self.stage]:
+            return SilentError(f"its process answered nothing for {waited:.0f} s")
+        if self.chore is None and waited > _SIGN_OF_LIFE_S:
+            self.asked_at = time.monotonic()
+            self.chore = self.actor.answer.remote()
+        return None
 
     def fall(self, error: RayError) -> None:
         """Note that it is dead, make sure of it, and have its black box read."""

@@ -43,7 +43,7 @@ SLOW = {
 
 @pytest.mark.chaos
 @pytest.mark.s3
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(660)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("job", ["label", "map"])
 def test_a_run_survives_a_storm(weather, image_source, raster_source, job, seed):
@@ -62,10 +62,10 @@ def test_a_run_survives_a_storm(weather, image_source, raster_source, job, seed)
         nodes=3,
         replicas=2,
         strokes=strokes,
-        storm_s=90,
+        storm_s=240,
         records=(1, 6),
         every_s=(0.5, 2),
-        limit_s=300,
+        limit_s=540,
     )
     assert sum(report["struck"].values()) >= 5, report["log"]
     assert report["records_in_the_storm"], report["log"]

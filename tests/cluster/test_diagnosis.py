@@ -12,7 +12,7 @@ from ray.exceptions import (
 )
 
 from cluster.blackbox import Remains
-from cluster.diagnosis import diagnose
+from cluster.diagnosis import SilentError, diagnose
 
 GONE = "The actor is dead because its worker process has died. "
 LOST = (
@@ -56,6 +56,13 @@ CRASHED = Remains(traceback=TRACE)
         ([OutOfMemoryError("low on memory\nmore")], EMPTY, "memory", "low on memory"),
         ([EOF, OutOfMemoryError("low on memory")], EMPTY, "memory", "low on memory"),
         ([NodeDiedError("node x is dead")], None, "node", "NodeDiedError: node x is dead"),
+        ([SilentError("answered nothing")], EMPTY, "killed", "answered nothing"),
+        (
+            [SilentError("answered nothing"), died(LOST)],
+            None,
+            "node",
+            "health check failed",
+        ),
         ([ObjectLostError("0" * 56, None, "")], None, "node", "ObjectLostError: Failed"),
     ],
 )

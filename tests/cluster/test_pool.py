@@ -15,6 +15,7 @@ import pytest
 
 from cluster import line as line_module
 from cluster import pool as pool_module
+from cluster import replica as replica_module
 from cluster.line import Line
 from cluster.local import run_local
 from cluster.nodes import Survey
@@ -105,6 +106,11 @@ class Shards:
 
     def _kill(self, _):
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def _freeze(self, _):
+        (self.folder / "frozen").write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(1)  # this thread may get on for a moment
 
     def _exit(self, _):
         sys.exit(7)
@@ -375,6 +381,25 @@ def test_draining_node_gets_nothing_new(run, began, monkeypatch):
     outcomes = run(plain(8, slow=True), replicas=1)
     assert all(done.value["tries"] == 1 for done in outcomes.values())
     assert len({done.value["pid"] for done in outcomes.values()}) == 2
+
+
+def test_a_replica_that_stands_still_is_replaced(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool_module, "_SURVEY_S", 0.2)
+    monkeypatch.setattr(replica_module, "_SIGN_OF_LIFE_S", 0.2)
+    monkeypatch.setattr(replica_module, "_SILENCE_S", {"ready": 3.0})
+    items = [shard("frozen", "ok:1", "freeze@1:2"), *plain(4)]
+    outcomes = run(items)
+    assert outcomes["frozen"].value["steps"] == ["ok:1", "freeze@1:2"]
+    assert all(isinstance(outcome, Done) for outcome in outcomes.values())
+    frozen = int((tmp_path / "frozen").read_text())
+    assert waits_for(lambda: not Path(f"/proc/{frozen}").exists()), "it was not ended"
+
+
+def waits_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
 
 
 def test_silent_cluster_is_given_up(run, monkeypatch):
