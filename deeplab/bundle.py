@@ -40,6 +40,13 @@ MAX_TILE: Final = 8192
 """Rows and columns; a larger one in a stranger's bundle would fill the memory."""
 
 
+_LONGEST_HEADER: Final = 2**20
+"""Letters; with 254 classes it has 20 thousand."""
+
+_LONGEST_REASON: Final = 500
+"""Letters; a reason holds what a stranger's header holds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassInfo:
     """One class that a network tells apart."""
@@ -189,7 +196,8 @@ def read_bundle(path: str | PathLike[str]) -> Bundle:
     try:
         return _parse(metadata[METADATA_KEY])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} has a header that cannot be used: {error}") from error
+        text = str(error)[:_LONGEST_REASON]
+        raise ValueError(f"{path} has a header that cannot be used: {text}") from error
 
 
 def read_tensors(
@@ -266,6 +274,8 @@ def compute_digest(bundle: Bundle, tensors: Mapping[str, NDArray[np.generic]]) -
 
 
 def _parse(text: str) -> Bundle:
+    if len(text) > _LONGEST_HEADER:
+        raise ValueError(f"it must have at most {_LONGEST_HEADER} letters, got {len(text)}")
     header: dict[str, Any] = json.loads(text)
     if not isinstance(header, dict):
         raise TypeError(f"it must be a JSON object, got {text[:40]!r}")

@@ -34,6 +34,7 @@ ENCODERS: Final = (
 )
 HEADS: Final = ("deeplabv3", "deeplabv3plus")
 _MAX_BRANCHES: Final = 8
+_MAX_CONVS: Final = 16
 LINEAR: Final = "linear"
 """A linear classifier of single pixels: the free baseline."""
 
@@ -162,9 +163,10 @@ class Variant:
                 f"{self.multi_grid}"
             )
         drops = isinstance(self.dropout, int | float) and 0 <= self.dropout < 1
-        if not is_count(self.decoder_convs) or not drops:
+        convs = self.decoder_convs
+        if not is_count(convs) or convs > _MAX_CONVS or not drops:
             raise ValueError(
-                "decoder_convs must be at least 1 and dropout from 0 to below 1, "
+                f"decoder_convs must be 1 to {_MAX_CONVS} and dropout from 0 to below 1, "
                 f"got {self.decoder_convs} and {self.dropout}"
             )
 
