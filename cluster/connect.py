@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
+from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import AuthenticationError, RayError
 
 from cluster.outcomes import UnauthenticatedError
@@ -95,6 +96,9 @@ def _start(address: str, folder: str, **options: Any) -> None:  # noqa: ANN401 -
 
 
 def _join(address: str, folder: str, *, allow_unauthenticated: bool) -> None:
+    if address == "auto":
+        # The file that Ray finds it in may be of a cluster that is gone.
+        address = get_ray_address_from_environment(address, None)
     host = _check_reachable(address)
     guarded = not (allow_unauthenticated or _is_loopback(host))
     if guarded and host and os.environ.get(_MODE, "").lower() != "token":

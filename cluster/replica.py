@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import resource
 import socket
 import time
 from dataclasses import dataclass, field
@@ -67,6 +68,8 @@ class Actor:
 
     def __init__(self) -> None:
         """Start the recorder; without a place for it deaths are only less clear."""
+        # A core would hold the model, pixels and credentials, and fill the disk.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self._box: BlackBox | None = None
         with contextlib.suppress(OSError):
             self._box = BlackBox()

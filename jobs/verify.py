@@ -239,9 +239,9 @@ class _Check:
         if raster.lost:
             return
         if not raster.keeps_pieces:
-            if self._unfinished:  # they are taken away when the run goes on
-                for piece in raster.pieces:
-                    self._inventory.find(piece.name)
+            found = [self._inventory.find(piece.name) for piece in raster.pieces]
+            if not self._unfinished:  # else they are taken away when the run goes on
+                self._report.leftovers += len(found) - found.count(None)
             return
         for part in raster.parts.values():
             if part.piece is not None and not self._is_spent(one, raster, part.piece.name):

@@ -151,7 +151,7 @@ def _advise(report: Report) -> list[str]:
         return lines
     if report.leftovers:
         return [
-            f"sound; {report.leftovers} temporary files are left: atrous clean {run}",
+            f"sound; {report.leftovers} objects are of no use any more: atrous clean {run}",
         ]
     if report.deep:
         return [f"sound, every byte was read; see what it holds: atrous status {run}"]

@@ -110,3 +110,15 @@ def test_what_ray_prints_goes_to_the_log(monkeypatch, capsys, caplog):
         worker.print_to_stdstream({"lines": ["a worker died"]}, ignore_prefix=False)
     assert capsys.readouterr() == ("", "")
     assert caplog.messages == ["a worker died"]
+
+
+def test_a_cluster_that_is_gone_is_not_waited_for(monkeypatch):
+    """Ray keeps the address of the last one in a file, and would try for minutes."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    find = "get_ray_address_from_environment"
+    monkeypatch.setattr(connect_module, find, lambda *_: address)
+    monkeypatch.setattr(connect_module, "_start", lambda *_: pytest.fail("it was tried"))
+    with pytest.raises(ConnectionRefusedError):
+        connect_module._join("auto", "", allow_unauthenticated=False)

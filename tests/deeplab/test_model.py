@@ -296,7 +296,8 @@ def test_wrong_arguments_are_named(name, options, message):
         ({"channels": 0}, "must be positive"),
         ({"stem": (64,)}, "0 or 3 numbers"),
         ({"multi_grid": (1, 2)}, "multi_grid 3"),
-        ({"decoder_convs": 0}, "decoder_convs must be at least 1"),
+        ({"decoder_convs": 0}, "decoder_convs must be 1 to 16"),
+        ({"decoder_convs": 17}, "decoder_convs must be 1 to 16"),
         ({"dropout": 1.0}, "dropout from 0 to below 1"),
     ],
 )

@@ -216,7 +216,7 @@ def test_float16_halves_the_file(convert, run, tmp_path):
         (("--from", "caffe"), "Invalid value for '--from': 'caffe' is not one of 'auto'"),
         (("--set", "refin=none"), "no choice is called 'refin'; the nearest is refine"),
         (("--set", "aux=maybe"), "aux must be true or false, got 'maybe'"),
-        (("--set", "dropout=7"), "decoder_convs must be at least 1 and dropout from 0 to"),
+        (("--set", "dropout=7"), "decoder_convs must be 1 to 16 and dropout from 0 to"),
         (("--set", "channels=128"), "the checkpoint is not a whole deeplabv3_mobilenet_v3"),
         (("--rates", "6,x"), "Invalid value for '--rates': '6,x' must be whole numbers"),
         (("--rates", "6,-1"), "atrous_rates must be at most 8 positive whole numbers"),
