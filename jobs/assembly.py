@@ -46,18 +46,50 @@ class Assembly:
     dead: bool
     """Whether a block is a dead letter, so that the pieces must be kept."""
 
-    replaces: Output | None = None
-    """The COG that stands since an earlier pass; None where there is none."""
+    replaces: tuple[Output, ...] = ()
+    """What stands since an earlier pass."""
 
     @property
     def name(self) -> str:
         """Location of the COG below the run folder."""
-        return f"rasters/{self.key}"
+        return self.names.mask
 
     @property
     def key(self) -> str:
         """Name of the COG."""
         return output_name(self.item.key)
+
+    @property
+    def names(self) -> RasterNames:
+        """Of all that is made of the raster."""
+        return RasterNames(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class RasterNames:
+    """Locations below the run folder of what a raster is made into."""
+
+    key: str
+    """``output_name`` of its item."""
+
+    @property
+    def mask(self) -> str:
+        """The COG of classes."""
+        return f"rasters/{self.key}"
+
+    @property
+    def confidence(self) -> str:
+        """The COG of probabilities."""
+        return f"confidence/{self.key}"
+
+    @property
+    def classes(self) -> str:
+        """The names of classes, as GDAL looks for them beside a GeoTIFF."""
+        return f"rasters/{self.key}.aux.xml"
+
+    def __iter__(self) -> Iterator[str]:
+        """All of them, whether a run makes them or not."""
+        yield from (self.mask, self.confidence, self.classes)
 
 
 @dataclass(slots=True)
@@ -96,7 +128,7 @@ class Rasters:
         self._block = block
         self._under_way: dict[str, _Raster] = {}
         self._wanted: Counter[str] | None = None
-        self._standing: dict[str, Output] = {}
+        self._standing: dict[str, tuple[Output, ...]] = {}
 
     def retry(
         self,
@@ -119,7 +151,7 @@ class Rasters:
                     raster = self._under_way.setdefault(uri, _Raster())
                     raster.add(shard.block, record)
             for task in ledger.read_tasks():
-                self._standing |= {output.name: output for output in task.outputs}
+                self._standing[task.key] = task.outputs
 
     def add(self, shard: Shard, record: Record) -> Iterator[Assembly]:
         """Take a record; the raster's assembly, if it was the last one."""
@@ -131,7 +163,7 @@ class Rasters:
         if raster.open is None:
             every = count_blocks(block.height, block.width, self._block)
             raster.open = every if self._wanted is None else self._wanted[item.uri]
-            raster.stale = f"rasters/{output_name(item.key)}" in self._standing
+            raster.stale = output_name(item.key) in self._standing
         raster.open -= 1
         raster.stale &= bool(record.dead_letters)
         if not raster.open:
@@ -145,7 +177,7 @@ class Rasters:
                 grid=raster.grid,
                 pieces=tuple(sorted(raster.pieces.items(), key=lambda one: one[0])),
                 dead=any(number < every for number in raster.dead),
-                replaces=self._standing.get(f"rasters/{output_name(item.key)}"),
+                replaces=self._standing.get(output_name(item.key), ()),
             )
 
 

@@ -103,8 +103,7 @@ class References:
             self._take_raster(raster)
 
     def _take_raster(self, raster: Raster) -> None:
-        self._kept.add(raster.name)
-        for name in raster.claimed:
+        for name in (*raster.names, *raster.claimed):
             self._kept.add(name)
         pieces = self._kept if raster.keeps_pieces else self._spent
         for piece in raster.pieces:

@@ -50,6 +50,7 @@ _policy = with_options(
 )
 _shard_items = setting("shard_items")
 _block = setting("block")
+_confidence = setting("confidence")
 
 
 @click.group(context_settings=_CONTEXT)
@@ -75,7 +76,7 @@ def label(source: str, run: str, **_: object) -> int:
 @cli.command("map")
 @click.argument("source")
 @click.argument("run")
-@with_options(_bundle, _block, _limit, _place, _policy, with_store)
+@with_options(_bundle, _block, _confidence, _limit, _place, _policy, with_store)
 def map_command(source: str, run: str, **_: object) -> int:
     """Segment the GeoTIFFs under SOURCE into one COG each in RUN/rasters."""
     return _start("map", source, run)

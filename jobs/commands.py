@@ -20,7 +20,17 @@ from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
 from jobs.prefetch import map_ahead
 from jobs.runner import run
-from jobs.spec import Compute, Cut, Device, JobName, Limits, Policy, Precision, Spec
+from jobs.spec import (
+    Compute,
+    Cut,
+    Device,
+    JobName,
+    Limits,
+    Policy,
+    Precision,
+    Product,
+    Spec,
+)
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
@@ -51,6 +61,7 @@ class Request:
     place: Place = field(default_factory=Place)
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
+    product: Product = field(default_factory=Product)
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -105,6 +116,7 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         bundle=bundle,
         compute=compute,
         cut=request.cut,
+        product=request.product,
         access=request.access,
         policy=request.policy,
         limits=request.limits,

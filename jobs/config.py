@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs.errors import InputError
-from jobs.settings import ACCESS, COMMANDS, SETTINGS, parse_setting, read_setting
+from jobs.settings import ACCESS, COMMANDS, PRODUCT, SETTINGS, parse_setting, read_setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -128,7 +128,7 @@ def make_request(
         InputError: A setting is out of its range, or the bundle is missing.
     """
     from jobs.commands import Request
-    from jobs.spec import Cut
+    from jobs.spec import Cut, Product
 
     if settings["bundle"] is None:
         raise InputError(
@@ -147,6 +147,7 @@ def make_request(
         place=make_place(settings),
         policy=make_policy(settings),
         limits=make_limits(settings),
+        product=Product(**{name: settings[name] for name in PRODUCT if name in settings}),
     )
 
 

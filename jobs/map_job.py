@@ -15,12 +15,14 @@ from jobs.assembly import Rasters
 from jobs.errors import ItemError, StoreError
 from jobs.folder import list_folders, read_shards
 from jobs.inputs.decoding import read_info, read_window
-from jobs.inputs.rasters import parse_grid
 from jobs.inputs.sources import RASTER_SUFFIXES, find_items, refresh
 from jobs.job import Image, Job
 from jobs.ledger import DeadLetter, Ledger, Output, Record
-from jobs.outputs.cog import Legend, decode_piece, encode_piece, write_cog
+from jobs.outputs.classes import class_table
+from jobs.outputs.cog import Assembler, Legend
 from jobs.outputs.files import replace_file, scratch_file, store_file
+from jobs.outputs.levels import CONFIDENCE, MASK, Codec
+from jobs.outputs.pieces import decode_piece, encode_piece
 from jobs.prefetch import map_ahead
 from jobs.shards import Item, Refusal, Shard
 from jobs.storage import changed, join, open_store
@@ -28,11 +30,13 @@ from jobs.windows import check_block, count_blocks, cut_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from deeplab.tiles import Window
     from jobs.assembly import Assembly
     from jobs.inputs.rasters import RasterInfo
     from jobs.job import Gather, Result
+    from jobs.outputs.levels import Layer
     from jobs.shards import Block
     from jobs.spec import Spec
 
@@ -134,13 +138,18 @@ class MapJob(Job):
         (result,) = results
         if isinstance(result, DeadLetter):
             return self._record(shard, letter=result)
-        mask = result.segmentation.mask
-        known = self._count(mask)
+        found = result.segmentation
+        known = self._count(found.mask)
         if not known:
             return self._record(shard)
         store, run = open_store(self.spec.access), self.spec.run
         with scratch_file(store, run) as path:
-            path.write_bytes(encode_piece(mask))
+            pixels = {MASK: found.mask, CONFIDENCE: found.confidence}
+            layers = [(layer, pixels[layer]) for layer in self._layers]
+            side = self.spec.cut.block
+            path.write_bytes(
+                encode_piece(_block_of(shard), layers, side=side, codec=self._codec)
+            )
             stored = store_file(store, run, self._piece_name(shard), path)
         if stored.other is not None:
             known = self._count(decode_piece(stored.other))
@@ -164,20 +173,27 @@ class MapJob(Job):
         return rasters.add
 
     def complete(self, task: Assembly) -> tuple[Output, ...]:
-        """Put a raster's pieces together into its COG, unless it exists.
+        """Put a raster's pieces together into its COGs, unless they exist.
 
         Raises:
             ItemError: A piece is gone or damaged.
         """
-        store, run = open_store(self.spec.access), self.spec.run
-        profile = parse_grid(task.grid) | {"height": task.height, "width": task.width}
-        legend = Legend(bundle=self.spec.bundle, fingerprint=self.fingerprint)
-        with scratch_file(store, run) as path:
-            pieces = self._pieces(task)
-            write_cog(path, profile=profile, legend=legend, pieces=pieces)
-            if task.replaces is None:
-                return (store_file(store, run, task.name, path).output,)
-            return (replace_file(store, run, task.replaces, path),)
+        bundle, layers = self.spec.bundle, self._layers
+        legend = Legend(bundle=bundle, fingerprint=self.fingerprint, source=task.item.key)
+        names = {MASK: task.names.mask, CONFIDENCE: task.names.confidence}
+        outputs = []
+        with scratch_file(open_store(self.spec.access), self.spec.run) as path:
+            with path.with_name("spool").open("w+b") as spool:
+                size, side = (task.height, task.width), self.spec.cut.block
+                raster = Assembler(size, side, layers, codec=self._codec, spool=spool)
+                for core, piece in self._pieces(task):
+                    raster.add(core, piece)
+                for layer in layers:
+                    raster.write(path, layer, grid=task.grid, legend=legend)
+                    outputs.append(self._deliver(task, names[layer], path))
+            path.write_bytes(class_table(bundle.classes))
+            outputs.append(self._deliver(task, task.names.classes, path))
+        return tuple(outputs)
 
     def leftovers(self) -> frozenset[str]:
         """Pieces that are there, by name."""
@@ -226,6 +242,21 @@ class MapJob(Job):
         if open_store(self.spec.access).stat(item.uri).etag != item.etag:
             raise changed(item.uri)
 
+    @property
+    def _layers(self) -> tuple[Layer, ...]:
+        return (MASK, CONFIDENCE) if self.spec.product.confidence else (MASK,)
+
+    @property
+    def _codec(self) -> Codec:
+        return Codec(self.spec.product.compression)
+
+    def _deliver(self, task: Assembly, name: str, path: Path) -> Output:
+        store, run = open_store(self.spec.access), self.spec.run
+        old = next((one for one in task.replaces if one.name == name), None)
+        if old is None:
+            return store_file(store, run, name, path).output
+        return replace_file(store, run, old, path)
+
     def _count(self, mask: np.ndarray) -> int:
         """Pixels that have a class."""
         return int((mask < len(self.spec.bundle.classes)).sum())
@@ -255,7 +286,7 @@ class MapJob(Job):
     def _piece_name(self, shard: Shard) -> str:
         return f"pieces/{shard.output_key(self.fingerprint)}.tif"
 
-    def _pieces(self, task: Assembly) -> Iterator[tuple[Window, np.ndarray]]:
+    def _pieces(self, task: Assembly) -> Iterator[tuple[Window, bytes]]:
         store = open_store(self.spec.access)
         cores = cut_blocks(task.height, task.width, self.spec.cut.block)
         known = dict(task.pieces)
@@ -266,7 +297,7 @@ class MapJob(Job):
             data = store.read(join(self.spec.run, piece.name))
             if hashlib.sha256(data).hexdigest() != piece.sha256:
                 raise ItemError("corrupted", f"{piece.name} is not what its record says")
-            yield block.core, decode_piece(data)
+            yield block.core, data
 
 
 def _number(shards: Iterable[Shard]) -> Iterator[Shard]:

@@ -15,7 +15,8 @@ from jobs.errors import CODES, InputError, RunError
 from jobs.folder import require_job
 from jobs.retry import plan_retry
 from jobs.runner import work_off
-from jobs.spec import Compute, Cut, Limits, Policy, Spec
+from jobs.settings import PRODUCT
+from jobs.spec import Compute, Cut, Limits, Policy, Product, Spec
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
     run = resolve(request.run)
     try:
         identity = held["identity"]
+        known = [name for name in PRODUCT if name in identity]
         return Spec(
             job=identity["job"],
             source=identity["source"],
@@ -108,6 +110,7 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
                 threads=identity["threads"],
             ),
             cut=Cut(**held["cut"]),
+            product=Product(**{name: identity[name] for name in known}),
             access=request.access,
             policy=request.policy,
             limits=request.limits,

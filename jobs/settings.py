@@ -138,6 +138,12 @@ SETTINGS: Final = {
         kind=WHOLE, default=256 * 2**20, about="Most bytes of image files in a shard."
     ),
     "block": Setting(kind=WHOLE, default=4096, about="Block side in px."),
+    "confidence": Setting(
+        kind=FLAG, default=False, about="Write COGs of probabilities too."
+    ),
+    "compression": Setting(
+        kind=_choice("zstd", "deflate"), default="zstd", about="Of COGs: zstd or deflate."
+    ),
     "local": Setting(kind=FLAG, default=False, about="One process, without Ray."),
     "address": Setting(kind=TEXT, about="Ray cluster to join, e.g. auto."),
     "replicas": Setting(kind=WHOLE, about="Models to hold.  [default: all that fit]"),
@@ -198,6 +204,7 @@ PLACE: Final = (
     "allow_unauthenticated",
 )
 POLICY: Final = ("on_error", "max_dead_letters")
+PRODUCT: Final = ("confidence", "compression")
 LIMITS: Final = ("decode_timeout", "max_pixels")
 
 _SHARED: Final = (*PLACE, *ACCESS, *POLICY, *LIMITS)
@@ -205,7 +212,7 @@ _COMPUTE: Final = ("device", "precision", "threads")
 
 COMMANDS: Final = {
     "label": ("bundle", "limit", "shard_items", "shard_bytes", *_COMPUTE, *_SHARED),
-    "map": ("bundle", "limit", "block", *_COMPUTE, *_SHARED),
+    "map": ("bundle", "limit", "block", *PRODUCT, *_COMPUTE, *_SHARED),
     "retry": ("bundle", *_SHARED),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""

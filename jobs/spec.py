@@ -36,6 +36,7 @@ JobName = Literal["label", "map"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 Stage = Literal["plan", "read", "segment"]
+Compression = Literal["zstd", "deflate"]
 Reaction = Literal["dead-letter", "stop"]
 
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
@@ -71,6 +72,15 @@ class Cut:
 
     block: int = 4096
     """Side of a raster's blocks, in px."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """What is written of each raster."""
+
+    compression: Compression = "zstd"
+    confidence: bool = False
+    """Whether each mask gets a COG of probabilities beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +195,7 @@ class Spec:
     access: Access
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
+    product: Product = field(default_factory=Product)
     bundle_location: str = ""
     """Where the bundle lies, or ``demo``, so that a retry can load it again."""
 
@@ -205,6 +216,7 @@ class Spec:
             "overlap": self.bundle.overlap,
             "batch": self.compute.batch,
             **asdict(self.compute),
+            **asdict(self.product),
             "torch": version("torch").split("+")[0],
             "result_version": RESULT_VERSION,
         }

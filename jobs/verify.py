@@ -26,7 +26,7 @@ from jobs.verify_folder import (
 from jobs.verify_ledger import pair, read_found, read_tasks
 from jobs.verify_letters import Due, Letters, Retried
 from jobs.verify_objects import Inventory
-from jobs.verify_outputs import Outputs, inspect_masks, inspect_piece, inspect_raster
+from jobs.verify_outputs import Outputs, inspect_made, inspect_masks, inspect_piece
 from jobs.verify_proof import Manifest, check_success, check_views
 from jobs.verify_rasters import Rasters
 from jobs.verify_record import check_record, output_name
@@ -222,15 +222,15 @@ class _Check:
             if not raster.whole:
                 got = f"{len(raster.parts)}"
                 self._tell("wrong_count", raster.name, "a record of each block", got)
-            inspect = functools.partial(inspect_raster, raster, one)
             for output in raster.task.outputs if raster.task is not None else ():
+                inspect = functools.partial(inspect_made, raster, one, output.name)
                 yield from self._outputs.look(output, inspect)
         yield from self._pieces(one, raster)
 
     def _open_raster(self, raster: Raster) -> None:
         """Look at one whose last assembly has no record: it may be another COG now."""
-        stands = self._inventory.find(raster.name) is not None
-        if raster.task is not None and not stands:
+        mask, *_ = [self._inventory.find(name) for name in raster.names]
+        if raster.task is not None and mask is None:
             expected = "what an earlier pass assembled"
             self._tell("missing", raster.name, expected, "nothing")
 

@@ -199,7 +199,26 @@ def inspect_piece(part: Part, one: Pass, path: Path) -> Iterator[Told]:
         yield from _inspect_block(counts, part, one)
 
 
-def inspect_raster(raster: Raster, one: Pass, path: Path) -> Iterator[Told]:
+def inspect_made(raster: Raster, one: Pass, name: str, path: Path) -> Iterator[Told]:
+    """Look into one of the files that a raster was made into."""
+    if name == raster.names.mask:
+        yield from _inspect_raster(raster, one, path)
+    elif name == raster.names.confidence:
+        yield from _inspect_confidence(raster, path)
+
+
+def _inspect_confidence(raster: Raster, path: Path) -> Iterator[Told]:
+    """Each pixel that has a class has a probability, and no other."""
+    parts = [*raster.parts.values()]
+    found = recount_raster(path, (part.core for part in parts))
+    yield from _inspect_layout(found, raster.height, raster.width)
+    for part, counts in zip(parts, found.counts, strict=False):
+        known = int(counts[1:].sum())
+        if known != part.done:
+            yield "wrong_count", f"{part.done} pixels in {part.core}", known
+
+
+def _inspect_raster(raster: Raster, one: Pass, path: Path) -> Iterator[Told]:
     """Count a raster's mask again, block by block."""
     parts = [part for _, part in sorted(raster.parts.items(), key=lambda one: one[0])]
     found = recount_raster(path, (part.core for part in parts))

@@ -1,8 +1,8 @@
-"""Finished masks of rasters as Cloud Optimized GeoTIFF (OGC 21-026).
+"""Finished rasters as Cloud Optimized GeoTIFF (OGC 21-026), put together from pieces.
 
-Blocks are kept as pieces until all of a raster are there; then GDAL writes the
-COG. Masks are compressed with ZSTD level 1, which takes a fifth of the CPU time
-of DEFLATE at about its size; overviews take the most frequent class.
+The tiles of pieces are copied as they are; only overviews that no block can make by
+itself are computed here, from the smallest ones that it could, a row of blocks at a
+time. A file has the same bytes whatever its blocks were.
 """
 
 from __future__ import annotations
@@ -11,37 +11,41 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import rasterio
-import rasterio.shutil
 from rasterio.io import MemoryFile
-from rasterio.windows import Window as GdalWindow
 
-from jobs.inputs.rasters import GDAL_OPTIONS
+from jobs.inputs.rasters import GDAL_OPTIONS, parse_grid
+from jobs.outputs import tiff
+from jobs.outputs.levels import CONFIDENCE, MASK, count_tiles, level_sizes
+from jobs.outputs.pieces import count_own, read_piece
 from jobs.windows import COG_TILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
-    import numpy as np
     from numpy.typing import NDArray
     from rasterio.io import DatasetWriter
 
     from deeplab.bundle import Bundle
     from deeplab.tiles import Window
+    from jobs.outputs.levels import Codec, Layer, Pixels
 
-NODATA: Final = 255
-
-_LAYOUT: Final = {
-    "driver": "GTiff",
-    "dtype": "uint8",
-    "count": 1,
-    "compress": "zstd",
-    "zstd_level": 1,
-    "tiled": True,
-    "blockxsize": COG_TILE,
-    "blockysize": COG_TILE,
-}
+_OF_OVERVIEWS: Final[tuple[int, ...]] = (
+    tiff.BITS,
+    tiff.COMPRESSION,
+    tiff.PHOTOMETRIC,
+    tiff.SAMPLES,
+    tiff.PLANAR,
+    tiff.PALETTE,
+    tiff.TILE_WIDTH,
+    tiff.TILE_HEIGHT,
+    tiff.SAMPLE_FORMAT,
+    tiff.GDAL_NODATA,
+)
+"""Tags that an overview shares with its image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,8 @@ class Legend:
 
     bundle: Bundle
     fingerprint: str
+    source: str = ""
+    """Key of the raster that was mapped."""
 
     def tags(self) -> dict[str, str]:
         """Metadata of the file."""
@@ -58,79 +64,253 @@ class Legend:
             "ATROUS_CLASSES": json.dumps(names),
             "ATROUS_BUNDLE": self.bundle.digest,
             "ATROUS_FINGERPRINT": self.fingerprint,
+            "ATROUS_SOURCE": self.source,
         }
 
     def colors(self) -> dict[int, tuple[int, int, int, int]]:
         """Palette: opaque classes, transparent nodata."""
         palette = {i: (*info.color, 255) for i, info in enumerate(self.bundle.classes)}
-        return palette | {NODATA: (0, 0, 0, 0)}
+        return palette | {MASK.empty: (0, 0, 0, 0)}
 
 
-def encode_piece(mask: NDArray[np.uint8]) -> bytes:
-    """Compress one block's mask, uint8 (H, W), as a small GeoTIFF."""
-    height, width = mask.shape
+class Assembler:
+    """Collects the pieces of one raster, and writes a COG of each of its layers.
+
+    Memory is bounded by one piece, the tables of tiles, and a row of blocks at the
+    smallest level that they make themselves; compressed tiles wait on disk.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        side: int,
+        layers: Sequence[Layer],
+        *,
+        codec: Codec,
+        spool: BinaryIO,
+    ) -> None:
+        """Begin with a raster without data.
+
+        Args:
+            size: Its rows and columns.
+            side: Of its blocks, in px.
+            layers: As they follow each other in the pieces.
+            codec: How to compress.
+            spool: A local file for reading and writing, empty.
+        """
+        self._side, self._codec, self._spool = side, codec, spool
+        self._own = count_own(*size, side)
+        self._pyramids = {
+            layer: _Pyramid(layer, level_sizes(*size), self._own, codec=codec)
+            for layer in layers
+        }
+        self._block_rows = -(-size[0] // side)
+        self._row = 0
+
+    def add(self, core: Window, data: bytes) -> None:
+        """Take the piece of a block; they come row by row.
+
+        Raises:
+            ValueError: It is no piece of this raster.
+        """
+        self._go_to(core.row // self._side)
+        start = self._spool.seek(0, 2)
+        self._spool.write(data)
+        layers = read_piece(data, self._own)
+        for pyramid, levels in zip(self._pyramids.values(), layers, strict=True):
+            pyramid.add(core, levels, data, start)
+
+    def write(self, path: Path, layer: Layer, *, grid: str, legend: Legend) -> None:
+        """Write a layer's COG, once all the pieces are there.
+
+        Args:
+            path: Local file to write.
+            layer: One of those that the pieces have.
+            grid: Where the raster lies, from ``RasterInfo``.
+            legend: What the pixels mean.
+        """
+        self._go_to(self._block_rows)
+        pyramid = self._pyramids[layer]
+        sizes = [level.size for level in pyramid.levels]
+        main = _describe(layer, sizes[0], grid=grid, legend=legend, codec=self._codec)
+        shared = {number: main[number] for number in _OF_OVERVIEWS if number in main}
+        directories: list[tiff.Directory] = []
+        for (height, width), level in zip(sizes, pyramid.levels, strict=True):
+            tags = {
+                tiff.NEW_SUBFILE_TYPE: tiff.long(1),
+                tiff.HEIGHT: tiff.long(height),
+                tiff.WIDTH: tiff.long(width),
+            }
+            directories.append(
+                tiff.Directory(
+                    tags={**tags, **shared} if directories else main,
+                    sizes=level.tile_sizes(len(pyramid.empty)),
+                    offsets=np.zeros(level.sizes.size, dtype=np.uint64),
+                )
+            )
+        with path.open("wb") as file:
+            tiff.write_tiff(file, directories, self._tiles(pyramid))
+
+    def _go_to(self, row: int) -> None:
+        """Finish the rows of blocks before one."""
+        while self._row < row:
+            self._row += 1
+            for pyramid in self._pyramids.values():
+                pyramid.advance(self._side, self._spool, last=self._row == self._block_rows)
+
+    def _tiles(self, pyramid: _Pyramid) -> Iterator[bytes]:
+        for level in reversed(pyramid.levels):
+            places = zip(level.sizes.flat, level.places.flat, strict=True)
+            for size, place in places:
+                if not size:
+                    yield pyramid.empty
+                    continue
+                self._spool.seek(int(place))
+                yield self._spool.read(int(size))
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """Where the tiles of one level are in the spool."""
+
+    size: tuple[int, int]
+    sizes: NDArray[np.uint32]
+    """Bytes of each tile; 0 where it is empty."""
+
+    places: NDArray[np.uint64]
+
+    def tile_sizes(self, empty: int) -> NDArray[np.uint64]:
+        sizes = self.sizes.ravel().astype(np.uint64)
+        sizes[sizes == 0] = empty
+        return sizes
+
+
+class _Pyramid:
+    """All levels of one layer."""
+
+    def __init__(
+        self, layer: Layer, sizes: Sequence[tuple[int, int]], own: int, *, codec: Codec
+    ) -> None:
+        self._layer, self._own, self._codec = layer, own, codec
+        self.empty = codec.encode(np.full((COG_TILE,) * 2, layer.empty, dtype=np.uint8))
+        self.levels = [
+            _Level(
+                size,
+                np.zeros(count_tiles(size), dtype=np.uint32),
+                np.zeros(count_tiles(size), dtype=np.uint64),
+            )
+            for size in sizes
+        ]
+        self._is_cascading = own < len(sizes)
+        self._rows = [0] * len(sizes)
+        """Rows of tiles that are written, by level that no block has."""
+
+        self._waiting = [np.empty((0, width), dtype=np.uint8) for _, width in sizes]
+        self._strip: Pixels | None = None
+
+    def add(
+        self, core: Window, images: Sequence[tiff.Directory], data: bytes, start: int
+    ) -> None:
+        """Note where a block's tiles are, and keep the smallest level's pixels."""
+        for number, (level, image) in enumerate(zip(self.levels, images, strict=False)):
+            row, col = (at // (COG_TILE << number) for at in (core.row, core.col))
+            extent = tuple(-(-side >> number) for side in (core.height, core.width))
+            rows, cols = count_tiles((extent[0], extent[1]))
+            inside = np.s_[row : row + rows, col : col + cols]
+            level.sizes[inside] = image.sizes.reshape(rows, cols)
+            level.places[inside] = image.offsets.reshape(rows, cols) + np.uint64(start)
+        if self._is_cascading:
+            self._keep(core, images[self._own - 1], data)
+
+    def _keep(self, core: Window, image: tiff.Directory, data: bytes) -> None:
+        """Decode the last level of a block, which the next one is made from."""
+        number = self._own - 1
+        height, width = self.levels[number].size
+        if self._strip is None:
+            top = core.row >> number
+            rows = min(height - top, -(-core.height >> number))
+            self._strip = np.full((rows, width), self._layer.empty, dtype=np.uint8)
+        tops = range(0, len(self._strip), COG_TILE)
+        lefts = range(core.col >> number, -(-(core.col + core.width) >> number), COG_TILE)
+        places = ((top, left) for top in tops for left in lefts)
+        for (top, left), at, size in zip(
+            places, image.offsets.tolist(), image.sizes.tolist(), strict=True
+        ):
+            part = self._strip[top : top + COG_TILE, left : left + COG_TILE]
+            tile = self._codec.decode(data[at : at + size])
+            part[:] = tile[: part.shape[0], : part.shape[1]]
+
+    def advance(self, side: int, spool: BinaryIO, *, last: bool) -> None:
+        """A row of blocks is complete: make what follows from it."""
+        if not self._is_cascading:
+            return
+        number = self._own - 1
+        height, width = self.levels[number].size
+        if self._strip is None:
+            full = side >> number
+            rows = height - (-(-height // full) - 1) * full if last else full
+            self._strip = np.full((rows, width), self._layer.empty, dtype=np.uint8)
+        strip, self._strip = self._strip, None
+        self._push(self._own, self._layer.halve(strip), spool, last=last)
+
+    def _push(self, number: int, rows: Pixels, spool: BinaryIO, *, last: bool) -> None:
+        """Take further rows of a level; whole rows of tiles go on to the next."""
+        waiting = np.vstack([self._waiting[number], rows])
+        ready = len(waiting) if last else len(waiting) // COG_TILE * COG_TILE
+        self._waiting[number] = waiting[ready:]
+        if ready:
+            self._store(number, waiting[:ready], spool)
+        if number + 1 < len(self.levels) and (ready or last):
+            smaller = self._layer.halve(waiting[:ready])
+            self._push(number + 1, smaller, spool, last=last)
+
+    def _store(self, number: int, rows: Pixels, spool: BinaryIO) -> None:
+        level = self.levels[number]
+        tiles = [*self._codec.encode_all(rows, self._layer.empty)]
+        start, at = self._rows[number], spool.seek(0, 2)
+        shape = count_tiles((rows.shape[0], rows.shape[1]))
+        sizes = np.array([len(tile) for tile in tiles], dtype=np.uint64)
+        inside = np.s_[start : start + shape[0]]
+        level.sizes[inside] = sizes.reshape(shape)
+        level.places[inside] = (np.cumsum(sizes) - sizes + np.uint64(at)).reshape(shape)
+        spool.write(b"".join(tiles))
+        self._rows[number] += shape[0]
+
+
+def _describe(
+    layer: Layer, size: tuple[int, int], *, grid: str, legend: Legend, codec: Codec
+) -> dict[int, tiff.Tag]:
+    """The tags that GDAL gives a raster like this: georeferencing, palette, metadata."""
+    options: dict[str, Any] = {
+        "driver": "GTiff",
+        "dtype": "uint8",
+        "count": 1,
+        "height": size[0],
+        "width": size[1],
+        "nodata": layer.empty,
+        "compress": codec.compression,
+        "tiled": True,
+        "blockxsize": COG_TILE,
+        "blockysize": COG_TILE,
+        "bigtiff": "yes",
+        "sparse_ok": True,
+    }
     with MemoryFile() as memory:
         with (
             rasterio.Env(**GDAL_OPTIONS),
-            memory.open(height=height, width=width, **_LAYOUT) as piece,
+            memory.open(**options, **parse_grid(grid)) as target,
         ):
-            piece.write(mask, 1)
-        data: bytes = memory.read()
-    return data
+            _explain(target, layer, legend)
+        (directory,) = tiff.read_directories(memory.read())
+    return dict(directory.tags)
 
 
-def decode_piece(data: bytes) -> NDArray[np.uint8]:
-    """The mask, uint8 (H, W), of an encoded piece."""
-    with (
-        MemoryFile(data) as memory,
-        rasterio.Env(**GDAL_OPTIONS),
-        memory.open(driver="GTiff") as piece,
-    ):
-        mask: NDArray[np.uint8] = piece.read(1)
-    return mask
-
-
-def write_cog(
-    path: Path,
-    *,
-    profile: dict[str, Any],
-    legend: Legend,
-    pieces: Iterable[tuple[Window, NDArray[np.uint8]]],
-) -> None:
-    """Write one COG; memory is bounded by a piece and GDAL's block cache.
-
-    Args:
-        path: Local file to write.
-        profile: Size and georeferencing, ``parse_grid`` and the size.
-        legend: Palette, names and provenance.
-        pieces: Windows and their masks. What none covers is nodata.
-    """
-    plain = path.with_name("plain.tif")
-    with rasterio.Env(**GDAL_OPTIONS):
-        with rasterio.open(
-            plain, "w", **_LAYOUT, **profile, nodata=NODATA, BIGTIFF="IF_SAFER"
-        ) as target:
-            _fill(target, legend, pieces)
-        rasterio.shutil.copy(
-            plain,
-            path,
-            driver="COG",
-            BLOCKSIZE=COG_TILE,
-            COMPRESS="ZSTD",
-            LEVEL=1,
-            OVERVIEW_RESAMPLING="MODE",
-            BIGTIFF="IF_SAFER",
-        )
-    plain.unlink()
-
-
-def _fill(
-    target: DatasetWriter,
-    legend: Legend,
-    pieces: Iterable[tuple[Window, NDArray[np.uint8]]],
-) -> None:
-    target.write_colormap(1, legend.colors())
-    target.update_tags(**legend.tags())
-    for window, mask in pieces:
-        box = GdalWindow(window.col, window.row, window.width, window.height)
-        target.write(mask, 1, window=box)
+def _explain(target: DatasetWriter, layer: Layer, legend: Legend) -> None:
+    tags = legend.tags()
+    if layer is CONFIDENCE:
+        target.scales = (1 / 255,)
+        target.set_band_description(1, "probability of the class in the mask")
+        del tags["ATROUS_CLASSES"]
+    else:
+        target.write_colormap(1, legend.colors())
+    target.update_tags(**tags)

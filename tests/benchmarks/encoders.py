@@ -1,22 +1,25 @@
 """Our two output files beside what others would write for the same masks."""
 
 import io
-import itertools
+import json
 import warnings
 
 import numpy as np
 import rasterio.shutil
 from PIL import Image
 from provenance import missing, say
+from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
 from deeplab.segmenter import Segmentation
-from deeplab.tiles import Window
 from jobs.job import Result
-from jobs.outputs.cog import Legend, write_cog
+from jobs.outputs.cog import Assembler, Legend
+from jobs.outputs.levels import MASK, Codec
 from jobs.outputs.masks import MaskWriter
+from jobs.outputs.pieces import encode_piece
 from jobs.shards import Item
+from jobs.windows import cut_blocks
 
 
 def mask_encoders(folder, header, masks):
@@ -55,17 +58,23 @@ def mask_encoders(folder, header, masks):
 def cog_writers(folder, header, mask):
     """Functions that write one mask as COG, and the bytes of each file."""
     sizes = {}
-    grid = {
-        "height": len(mask),
-        "width": len(mask),
-        "crs": "EPSG:32636",
-        "transform": from_origin(450_000, 40_000, 0.3, 0.3),
-    }
+    place = {"crs": "EPSG:32636", "transform": from_origin(450_000, 40_000, 0.3, 0.3)}
+    grid = {"height": len(mask), "width": len(mask), **place}
+    text = {"crs": CRS.from_epsg(32636).to_wkt(), "gcps": []}
+    text = json.dumps(text | {"transform": list(place["transform"])[:6]})
 
     def ours():
         path = folder / "ours"
-        legend = Legend(bundle=header, fingerprint="")
-        write_cog(path, profile=grid, legend=legend, pieces=_quarters(mask))
+        legend, codec = Legend(bundle=header, fingerprint=""), Codec("zstd")
+        side = len(mask) // 2
+        with (folder / "spool").open("w+b") as spool:
+            raster = Assembler(mask.shape, side, [MASK], codec=codec, spool=spool)
+            for part in cut_blocks(*mask.shape, side):
+                core = part.core
+                pixels = mask[core.row : core.stop_row, core.col : core.stop_col]
+                piece = encode_piece(part, [(MASK, pixels)], side=side, codec=codec)
+                raster.add(core, piece)
+            raster.write(path, MASK, grid=text, legend=legend)
         sizes["ours"] = path.stat().st_size
 
     def theirs(name, write):
@@ -82,13 +91,6 @@ def cog_writers(folder, header, mask):
     for name, write in _peers().items():
         functions[name] = lambda name=name, write=write: theirs(name, write)
     return functions, sizes
-
-
-def _quarters(mask):
-    half = len(mask) // 2
-    for row, col in itertools.product((0, half), repeat=2):
-        window = Window(row=row, col=col, height=half, width=half)
-        yield window, mask[row : row + half, col : col + half]
 
 
 def _peers():

@@ -53,7 +53,7 @@ def test_a_raster_is_complete_with_its_last_block_in_any_order(seed):
             assert len(mine) == len(task.pieces) == (1 if task.key == "b.tif" else 6)
             assert [number for number, _ in task.pieces] == list(range(len(mine)))
             assert not task.dead
-            assert task.replaces is None
+            assert task.replaces == ()
             assert task.grid == "there"
     assert not rasters._under_way
 
@@ -99,7 +99,7 @@ def test_a_retry_needs_its_own_blocks_and_takes_the_pieces_of_before():
     assert task.grid == "there", "the retry has not planned the first block"
     assert dict(task.pieces) == {**dict(first.pieces), 2: piece(wanted[0], 1)}
     assert task.dead, "block 4 was not retried"
-    assert task.replaces == cog
+    assert task.replaces == (cog,)
 
 
 def test_a_second_retry_ends_what_the_first_left_dead():

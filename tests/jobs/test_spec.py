@@ -12,7 +12,7 @@ from jobs.commands import make_spec as make_spec_of
 from jobs.engine import Place, open_engine
 from jobs.errors import InputError
 from jobs.ledger import DeadLetter
-from jobs.spec import STAGES, Compute, Cut, Limits, Policy, Spec
+from jobs.spec import STAGES, Compute, Cut, Limits, Policy, Product, Spec
 from jobs.storage import Access
 
 RESULT, RUN, NEUTRAL, PARTS = "result", "run", "neutral", "parts"
@@ -32,6 +32,7 @@ FIELDS = {
         "place": (PARTS, Place),
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
+        "product": (PARTS, Product),
     },
     Spec: {
         "job": (RESULT, "map"),
@@ -44,6 +45,7 @@ FIELDS = {
         "access": (PARTS, Access),
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
+        "product": (PARTS, Product),
         "bundle_location": (NEUTRAL, "/elsewhere"),
     },
     Compute: {
@@ -55,6 +57,10 @@ FIELDS = {
         "shard_items": (NEUTRAL, 7),
         "shard_bytes": (NEUTRAL, 7),
         "block": (NEUTRAL, 512),
+    },
+    Product: {
+        "compression": (RESULT, "deflate"),
+        "confidence": (RESULT, True),
     },
     Access: {
         "endpoint_url": (NEUTRAL, "http://127.0.0.1:9000"),
@@ -133,6 +139,7 @@ def make_run(make_bundle, tmp_path):
                 place=change(Place(local=True, device="cpu")),
                 policy=change(Policy()),
                 limits=change(Limits()),
+                product=change(Product()),
             )
         )
         # Where there is no cluster, the device is the one that was asked for.
