@@ -117,6 +117,8 @@ class TaskRecord:
     fingerprint: str
     outputs: tuple[Output, ...]
     worker: str = ""
+    seconds: float = 0.0
+    """How long it took; of no account for what it is."""
 
 
 def dead_letter(item: Item, stage: str, code: str, message: str) -> DeadLetter:

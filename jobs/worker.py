@@ -135,11 +135,13 @@ class Worker:
             self._job.tidy(task)
 
     def _make(self, task: Task) -> None:
+        start = time.perf_counter()
         record = TaskRecord(
             key=task.key,
             fingerprint=self._job.fingerprint,
             outputs=self._job.complete(task),
             worker=_whoami(),
+            seconds=round(time.perf_counter() - start, 3),
         )
         self._ledger.commit_task(record)
 

@@ -1,16 +1,20 @@
 """Peak memory of every process while a large raster is mapped.
 
-    python tests/benchmarks/bench_memory.py [--side 20000] [--replicas 2]
+    python tests/benchmarks/bench_memory.py [--side 20000] [--replicas 2] [--kill]
 
 The raster is sparse on disk but has no nodata, so every block is read and every
 tile reaches the model: a per-pixel classifier that costs next to nothing, so
-that what is measured is the engine. Prints one JSON object.
+that what is measured is the engine. With ``--kill`` everything is killed when half of
+the blocks are done, and the same command goes on. Prints one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,16 +23,24 @@ import time
 from pathlib import Path
 
 import rasterio
+from provenance import describe, save
 from rio_cogeo import cog_validate
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", type=int, default=20_000)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--block", type=int, default=4096)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    parser.add_argument("--kill", action="store_true")
+    parser.add_argument("--folder", help="where to work, if not below /tmp")
+    parser.add_argument("--save", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         root = Path(folder)
         make_raster(root / "big.tif", options.side)
         make_bundle(root / "free.safetensors")
@@ -36,22 +48,74 @@ def main() -> None:
         command += ["--bundle", "free.safetensors", "--replicas", str(options.replicas)]
         command += ["--block", str(options.block), "--device", "cpu"]
         started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=root, stdout=sys.stderr)  # noqa: S603
-        peaks = watch(process)
+        blocks = (-(-options.side // options.block)) ** 2
+        ledger = root / "run" / "ledger"
+        peaks = run(command, root, until=(ledger, blocks // 2) if options.kill else None)
+        done = count(ledger)
+        if options.kill:
+            more = run(command, root)
+            peaks = {
+                name: max(peaks.get(name, 0), more.get(name, 0)) for name in more | peaks
+            }
         seconds = time.perf_counter() - started
-        assert process.returncode == 0, process.returncode
         cog = root / "run" / "rasters" / "big.tif"
+        (task,) = (ledger / "tasks").glob("*.json")
+        finish = json.loads(task.read_text())["seconds"]
         report = {
             "side_px": options.side,
             "replicas": options.replicas,
             "block_px": options.block,
+            "blocks": blocks,
+            "done_when_killed": done if options.kill else None,
             "seconds": round(seconds, 1),
+            "finish_seconds": finish,
+            "finish_share": round(finish / seconds, 4),
             "megapixels_per_s": round(options.side**2 / 1e6 / seconds, 2),
             "cog_valid": cog_validate(cog, strict=True, quiet=True)[0],
             "cog_bytes": cog.stat().st_size,
+            "verified": verify(root),
             "peak_rss_mib": peaks,
         }
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    if options.save:
+        about = describe(["tests/benchmarks/bench_memory.py", *sys.argv[1:]], "cpu")
+        name = f"memory-{options.side}-{about['commit']}"
+        save(Path(__file__).parent / "results", name, about | report)
+
+
+def run(command, root, until=None):
+    """Run the command to its end, or kill all of it when the ledger has so many records."""
+    process = subprocess.Popen(  # noqa: S603
+        command, cwd=root, stdout=sys.stderr, start_new_session=True
+    )
+    killed = threading.Event()
+    if until is not None:
+        threading.Thread(target=kill, args=(process, *until, killed), daemon=True).start()
+    peaks = watch(process)
+    assert killed.is_set() or process.returncode == 0, process.returncode
+    return peaks
+
+
+def kill(process, ledger, records, killed):
+    while process.poll() is None and count(ledger) < records:
+        time.sleep(0.5)
+    killed.set()
+    for pid in family(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def count(ledger):
+    return sum(1 for _ in ledger.glob("[0-9]*/*.json"))
+
+
+def verify(root):
+    """Read every byte again, and count the pixels."""
+    atrous = Path(sys.executable).with_name("atrous")
+    done = subprocess.run(  # noqa: S603
+        [atrous, "verify", "run", "--deep"], cwd=root, stdout=sys.stderr, check=False
+    )
+    return done.returncode == 0
 
 
 def make_raster(path: Path, side: int) -> None:
