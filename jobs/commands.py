@@ -20,7 +20,7 @@ from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
 from jobs.prefetch import map_ahead
 from jobs.runner import run
-from jobs.spec import Compute, Cut, Device, JobName, Limits, Policy, Precision, Spec
+from jobs.spec import Compute, Cut, Device, JobName, Limits, Pick, Policy, Precision, Spec
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Request:
     place: Place = field(default_factory=Place)
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
+    pick: Pick = field(default_factory=Pick)
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -108,6 +109,7 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         access=request.access,
         policy=request.policy,
         limits=request.limits,
+        pick=request.pick,
         bundle_location=named if named == DEMO_BUNDLE else resolve(named),
     )
 

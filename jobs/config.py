@@ -128,7 +128,7 @@ def make_request(
         InputError: A setting is out of its range, or the bundle is missing.
     """
     from jobs.commands import Request
-    from jobs.spec import Cut
+    from jobs.spec import Cut, Pick
 
     if settings["bundle"] is None:
         raise InputError(
@@ -147,6 +147,7 @@ def make_request(
         place=make_place(settings),
         policy=make_policy(settings),
         limits=make_limits(settings),
+        pick=Pick(column=settings["source_column"], asset=settings["asset"]),
     )
 
 

@@ -57,7 +57,10 @@ class MapJob(Job):
         block = self.spec.cut.block
         check_block(block)
         store = open_store(self.spec.access)
-        items = find_items(store, self.spec.source, RASTER_SUFFIXES, limit=self.spec.limit)
+        spec = self.spec
+        items = find_items(
+            store, spec.source, RASTER_SUFFIXES, limit=spec.limit, pick=spec.pick
+        )
         headers = map_ahead(self._inspect, items, threads=_HEADER_READERS)
         parts = itertools.starmap(self._cut, zip(items, headers, strict=True))
         yield from _number(itertools.chain.from_iterable(parts))

@@ -32,6 +32,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
         "jobs.plan",
         "jobs.letters",
         "jobs.conclude",
+        "jobs.inputs.indexes",
         "jobs.outputs.masks",
         "jobs.outputs.tables",
         "jobs.outputs.recount",

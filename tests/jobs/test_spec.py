@@ -12,7 +12,7 @@ from jobs.commands import make_spec as make_spec_of
 from jobs.engine import Place, open_engine
 from jobs.errors import InputError
 from jobs.ledger import DeadLetter
-from jobs.spec import STAGES, Compute, Cut, Limits, Policy, Spec
+from jobs.spec import STAGES, Compute, Cut, Limits, Pick, Policy, Spec
 from jobs.storage import Access
 
 RESULT, RUN, NEUTRAL, PARTS = "result", "run", "neutral", "parts"
@@ -32,6 +32,7 @@ FIELDS = {
         "place": (PARTS, Place),
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
+        "pick": (PARTS, Pick),
     },
     Spec: {
         "job": (RESULT, "map"),
@@ -44,6 +45,7 @@ FIELDS = {
         "access": (PARTS, Access),
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
+        "pick": (PARTS, Pick),
         "bundle_location": (NEUTRAL, "/elsewhere"),
     },
     Compute: {
@@ -71,6 +73,10 @@ FIELDS = {
         "patience_s": (NEUTRAL, 1.0),
         "capacity_timeout_s": (NEUTRAL, 1.0),
         "allow_unauthenticated": (NEUTRAL, True),
+    },
+    Pick: {
+        "column": (RUN, "place"),
+        "asset": (RUN, "visual"),
     },
     Policy: {
         "on_error": (NEUTRAL, (("read", "stop"),)),
@@ -133,6 +139,7 @@ def make_run(make_bundle, tmp_path):
                 place=change(Place(local=True, device="cpu")),
                 policy=change(Policy()),
                 limits=change(Limits()),
+                pick=change(Pick()),
             )
         )
         # Where there is no cluster, the device is the one that was asked for.
