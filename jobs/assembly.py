@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from jobs.ledger import Ledger, Output, Record
     from jobs.shards import Block, Item, Shard
 
+COLLECTION: Final = "rasters/collection.json"
+"""The STAC Collection over all rasters of a run."""
+
 _LONGEST_NAME: Final = 200
 _LONGEST_STEM: Final = 120
 _DIGITS: Final = 16
@@ -87,9 +90,18 @@ class RasterNames:
         """The names of classes, as GDAL looks for them beside a GeoTIFF."""
         return f"rasters/{self.key}.aux.xml"
 
+    @property
+    def item(self) -> str:
+        """The STAC Item; never the Collection's name, and no other Item's.
+
+        No key has a percent sign before a letter that needs none.
+        """
+        stem = self.key.removesuffix(".tif")
+        return f"rasters/{'%63ollection' if stem == 'collection' else stem}.json"
+
     def __iter__(self) -> Iterator[str]:
         """All of them, whether a run makes them or not."""
-        yield from (self.mask, self.confidence, self.classes)
+        yield from (self.mask, self.confidence, self.classes, self.item)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jobs.assembly import COLLECTION
 from jobs.errors import RunError
 from jobs.verify import read_retried
 from jobs.verify_folder import (
@@ -41,6 +42,7 @@ class References:
         """
         self._store, self._run = store, run
         self._kept = Names()
+        self._kept.add(COLLECTION)
         self._spent = Names()
         self._named = Names()
         self._refused = Names()

@@ -26,6 +26,7 @@ from jobs.spec import (
     Device,
     JobName,
     Limits,
+    Pick,
     Policy,
     Precision,
     Product,
@@ -62,6 +63,7 @@ class Request:
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
     product: Product = field(default_factory=Product)
+    pick: Pick = field(default_factory=Pick)
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -120,6 +122,7 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         access=request.access,
         policy=request.policy,
         limits=request.limits,
+        pick=request.pick,
         bundle_location=named if named == DEMO_BUNDLE else resolve(named),
     )
 

@@ -128,7 +128,7 @@ def make_request(
         InputError: A setting is out of its range, or the bundle is missing.
     """
     from jobs.commands import Request
-    from jobs.spec import Cut, Product
+    from jobs.spec import Cut, Pick, Product
 
     if settings["bundle"] is None:
         raise InputError(
@@ -148,6 +148,7 @@ def make_request(
         policy=make_policy(settings),
         limits=make_limits(settings),
         product=Product(**{name: settings[name] for name in PRODUCT if name in settings}),
+        pick=Pick(column=settings["source_column"], asset=settings["asset"]),
     )
 
 

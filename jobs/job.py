@@ -121,6 +121,9 @@ class Job(Protocol):
         """
         raise TypeError(f"{type(self).__name__} has no tasks, got {task}")
 
+    def publish(self) -> None:
+        """On the driver: write what helps readers, once all is done."""
+
     def leftovers(self) -> frozenset[str]:
         """On the driver: objects that tasks still have to remove, by name."""
         return frozenset()

@@ -49,7 +49,10 @@ class LabelJob(Job):
                 f"label reads red, green and blue; the bundle wants {', '.join(bands)}"
             )
         store = open_store(self.spec.access)
-        items = find_items(store, self.spec.source, IMAGE_SUFFIXES, limit=self.spec.limit)
+        spec = self.spec
+        items = find_items(
+            store, spec.source, IMAGE_SUFFIXES, limit=spec.limit, pick=spec.pick
+        )
         cut = self.spec.cut
         yield from plan_shards(items, max_items=cut.shard_items, max_bytes=cut.shard_bytes)
 

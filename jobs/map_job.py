@@ -12,6 +12,7 @@ import numpy as np
 
 from deeplab.tiles import Region, TileGrid
 from jobs.assembly import Rasters
+from jobs.catalog import write_catalog
 from jobs.errors import ItemError, StoreError
 from jobs.folder import list_folders, read_shards
 from jobs.inputs.decoding import read_info, read_window
@@ -23,6 +24,7 @@ from jobs.outputs.cog import Assembler, Legend
 from jobs.outputs.files import replace_file, scratch_file, store_file
 from jobs.outputs.levels import CONFIDENCE, MASK, Codec
 from jobs.outputs.pieces import decode_piece, encode_piece
+from jobs.outputs.stac import describe_raster
 from jobs.prefetch import map_ahead
 from jobs.shards import Item, Refusal, Shard
 from jobs.storage import changed, join, open_store
@@ -61,7 +63,10 @@ class MapJob(Job):
         block = self.spec.cut.block
         check_block(block)
         store = open_store(self.spec.access)
-        items = find_items(store, self.spec.source, RASTER_SUFFIXES, limit=self.spec.limit)
+        spec = self.spec
+        items = find_items(
+            store, spec.source, RASTER_SUFFIXES, limit=spec.limit, pick=spec.pick
+        )
         headers = map_ahead(self._inspect, items, threads=_HEADER_READERS)
         parts = itertools.starmap(self._cut, zip(items, headers, strict=True))
         yield from _number(itertools.chain.from_iterable(parts))
@@ -191,9 +196,29 @@ class MapJob(Job):
                 for layer in layers:
                     raster.write(path, layer, grid=task.grid, legend=legend)
                     outputs.append(self._deliver(task, names[layer], path))
-            path.write_bytes(class_table(bundle.classes))
-            outputs.append(self._deliver(task, task.names.classes, path))
+            item = describe_raster(
+                task,
+                tuple(outputs),
+                source=task.item.uri,
+                bundle=bundle,
+                fingerprint=self.fingerprint,
+            )
+            for name, data in (
+                (task.names.classes, class_table(bundle.classes)),
+                (task.names.item, item),
+            ):
+                path.write_bytes(data)
+                outputs.append(self._deliver(task, name, path))
         return tuple(outputs)
+
+    def publish(self) -> None:
+        """Write the STAC Collection."""
+        write_catalog(
+            open_store(self.spec.access),
+            self.spec.run,
+            bundle=self.spec.bundle,
+            fingerprint=self.fingerprint,
+        )
 
     def leftovers(self) -> frozenset[str]:
         """Pieces that are there, by name."""

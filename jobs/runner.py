@@ -238,6 +238,7 @@ def _conclude(store: Store, here: _Run) -> dict[str, Any]:
     """Prove that all is done, and write what people and programs look at first."""
     run_folder, problems = here.planned.spec.run, here.feed.problems
     if not problems:
+        here.job.publish()
         conclude(store, here.job, here.planned)
     summary = write_views(store, run_folder)
     store.sweep(join(run_folder, SCRATCH))

@@ -133,6 +133,15 @@ class Setting:
 SETTINGS: Final = {
     "bundle": Setting(kind=TEXT, about="Bundle file, local or s3://, or 'demo' for ours."),
     "limit": Setting(kind=WHOLE, about="Take the first N items only."),
+    "source_column": Setting(
+        kind=TEXT,
+        about="Column of an index that holds locations.  [default: uri, url, href, "
+        "location or path]",
+    ),
+    "asset": Setting(
+        kind=TEXT,
+        about="Asset of STAC Items to take.  [default: the one of role data]",
+    ),
     "shard_items": Setting(kind=WHOLE, default=64, about="Most images in a shard."),
     "shard_bytes": Setting(
         kind=WHOLE, default=256 * 2**20, about="Most bytes of image files in a shard."
@@ -207,12 +216,13 @@ POLICY: Final = ("on_error", "max_dead_letters")
 PRODUCT: Final = ("confidence", "compression")
 LIMITS: Final = ("decode_timeout", "max_pixels")
 
+_SOURCE: Final = ("bundle", "limit", "source_column", "asset")
 _SHARED: Final = (*PLACE, *ACCESS, *POLICY, *LIMITS)
 _COMPUTE: Final = ("device", "precision", "threads")
 
 COMMANDS: Final = {
-    "label": ("bundle", "limit", "shard_items", "shard_bytes", *_COMPUTE, *_SHARED),
-    "map": ("bundle", "limit", "block", *PRODUCT, *_COMPUTE, *_SHARED),
+    "label": (*_SOURCE, "shard_items", "shard_bytes", *_COMPUTE, *_SHARED),
+    "map": (*_SOURCE, "block", *PRODUCT, *_COMPUTE, *_SHARED),
     "retry": ("bundle", *_SHARED),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""

@@ -104,6 +104,17 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """What to take of each row of a source that is an index."""
+
+    column: str | None = None
+    """The column of locations; None for the one with a usual name."""
+
+    asset: str | None = None
+    """The asset of a STAC Item; None for the one that holds data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """When a run gives up. Neutral: what is done by then stays as it is."""
 
@@ -181,7 +192,7 @@ class Spec:
 
     job: JobName
     source: str
-    """Absolute location: a file, a folder or prefix, or a glob."""
+    """Absolute location: a file, a folder or prefix, a glob, or an index."""
 
     limit: int | None
     """Take the first so many items only."""
@@ -196,6 +207,7 @@ class Spec:
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
     product: Product = field(default_factory=Product)
+    pick: Pick = field(default_factory=Pick)
     bundle_location: str = ""
     """Where the bundle lies, or ``demo``, so that a retry can load it again."""
 
@@ -205,6 +217,8 @@ class Spec:
             "job": self.job,
             "source": self.source,
             "limit": self.limit,
+            "source_column": self.pick.column,
+            "asset": self.pick.asset,
             **self.results(),
         }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Final
 
+from jobs.assembly import COLLECTION
 from jobs.folder import require_job
 from jobs.prefetch import map_ahead
 from jobs.storage import join
@@ -111,6 +112,7 @@ class _Check:
         except DamagedError:
             return
         if not self._blind:
+            self._inventory.find(COLLECTION)
             for name, found in self._inventory.unnamed():
                 self._tell("extra", name, "no object", f"one of {found.size} bytes")
 

@@ -87,7 +87,8 @@ class RasterInfo:
     """Whether pixels are indices into a colour table."""
 
     grid: str
-    """CRS, transform and control points as JSON, for ``parse_grid``."""
+    """CRS, transform and control points as JSON, for ``parse_grid``; and the file's
+    ``datetime``, for STAC."""
 
 
 def read_info(
@@ -201,6 +202,8 @@ def _describe_grid(raster: DatasetReader) -> dict[str, Any]:
         "transform": list(raster.transform)[:6],
         # Their ids are made anew each time that a file is opened.
         "gcps": [point.asdict() | {"id": str(i)} for i, point in enumerate(points)],
+        # Not where but when, for it is wanted where the grid is: at the end.
+        "datetime": raster.tags().get("TIFFTAG_DATETIME"),
     }
 
 

@@ -1,14 +1,19 @@
-"""Find the items of a source: a file, a folder, an S3 prefix or a glob."""
+"""Find the items of a source: a file, a folder, an S3 prefix, a glob or an index."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from jobs.errors import InputError, ItemError
 from jobs.inputs.decoding import image_size
+from jobs.inputs.indexes import is_index, max_bytes, read_index
+from jobs.prefetch import map_ahead
 from jobs.shards import Item
+from jobs.spec import Pick
 
 if TYPE_CHECKING:
     from jobs.disk import Object
@@ -16,28 +21,46 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 RASTER_SUFFIXES: Final = (".tif", ".tiff")
+_LOOKERS: Final = 32
+_PICK: Final = Pick()
 _HEADER_BYTES: Final = 2**18
 """More than the largest EXIF block that comes before a JPEG's size."""
 
 
 def find_items(
-    store: Store, source: str, suffixes: tuple[str, ...], *, limit: int | None
+    store: Store,
+    source: str,
+    suffixes: tuple[str, ...],
+    *,
+    limit: int | None,
+    pick: Pick = _PICK,
 ) -> list[Item]:
     """The items of a source, in URI order.
 
     Args:
         store: Where to look.
         source: Absolute location. A folder or prefix is searched to its full
-            depth; in a glob, ``*`` stays within a name and ``**`` does not.
-        suffixes: What counts as an item, in lower case; one named file always does.
+            depth; in a glob, ``*`` stays within a name and ``**`` does not. One
+            file that is an index, by its name, stands for what it names.
+        suffixes: What counts as an item, in lower case; one named file always does,
+            and so does what an index names.
         limit: Take the first so many only.
+        pick: What of an index to take.
 
     Raises:
-        InputError: Nothing is there, or nothing that counts.
+        InputError: Nothing is there, nothing that counts, or an index is wrong.
+        StoreError: The store does not answer.
     """
     root, found = store.match(source)
     if not found:
         raise InputError(f"nothing at {source}; check the path, the prefix or the glob")
+    if is_index(source) and [one.uri for one in found] == [source]:
+        return _find_named(store, found[0], limit, pick)
+    if pick != _PICK:
+        raise InputError(
+            f"source_column and asset choose from an index, and {source} is none; leave "
+            "them out"
+        )
     for one in found:
         if not one.uri.isprintable() and _is_not_utf8(one.uri):
             raise InputError(
@@ -54,6 +77,34 @@ def find_items(
             f"what counts ends in {', '.join(suffixes)}"
         )
     return items[:limit]
+
+
+def _find_named(store: Store, index: Object, limit: int | None, pick: Pick) -> list[Item]:
+    """What an index names, in URI order; without size and ETag where it is not there.
+
+    Keys are what follows the deepest folder that holds all of them, so two files of
+    one name keep the folders that tell them apart; without any, it is the whole URI.
+    """
+    if index.size > max_bytes(index.uri):
+        raise InputError(
+            f"{index.uri} has {index.size} bytes, an index of its form may have "
+            f"{max_bytes(index.uri)}; cut it in parts, or make it Parquet"
+        )
+    try:
+        data = store.read(index.uri, etag=index.etag)
+    except ItemError as error:
+        raise InputError(f"{error.message}; check the index") from error
+    uris = read_index(index.uri, data, pick)
+    if not uris:
+        raise InputError(f"{index.uri} names nothing; check the index")
+    folders = [uri.split("/")[:-1] for uri in uris]
+    ends = zip(min(folders), max(folders), strict=False)
+    common = itertools.takewhile(lambda pair: pair[0] == pair[1], ends)
+    root = "".join(f"{part}/" for part, _ in common)
+    named = (
+        Item(uri=uri, key=uri.removeprefix(root), size=0, etag="") for uri in uris[:limit]
+    )
+    return list(map_ahead(functools.partial(refresh, store), named, threads=_LOOKERS))
 
 
 def refresh(store: Store, item: Item) -> Item:

@@ -12,7 +12,7 @@ from jobs.commands import make_spec as make_spec_of
 from jobs.engine import Place, open_engine
 from jobs.errors import InputError
 from jobs.ledger import DeadLetter
-from jobs.spec import STAGES, Compute, Cut, Limits, Policy, Product, Spec
+from jobs.spec import STAGES, Compute, Cut, Limits, Pick, Policy, Product, Spec
 from jobs.storage import Access
 
 RESULT, RUN, NEUTRAL, PARTS = "result", "run", "neutral", "parts"
@@ -33,6 +33,7 @@ FIELDS = {
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
         "product": (PARTS, Product),
+        "pick": (PARTS, Pick),
     },
     Spec: {
         "job": (RESULT, "map"),
@@ -46,6 +47,7 @@ FIELDS = {
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
         "product": (PARTS, Product),
+        "pick": (PARTS, Pick),
         "bundle_location": (NEUTRAL, "/elsewhere"),
     },
     Compute: {
@@ -77,6 +79,10 @@ FIELDS = {
         "patience_s": (NEUTRAL, 1.0),
         "capacity_timeout_s": (NEUTRAL, 1.0),
         "allow_unauthenticated": (NEUTRAL, True),
+    },
+    Pick: {
+        "column": (RUN, "place"),
+        "asset": (RUN, "visual"),
     },
     Policy: {
         "on_error": (NEUTRAL, (("read", "stop"),)),
@@ -140,6 +146,7 @@ def make_run(make_bundle, tmp_path):
                 policy=change(Policy()),
                 limits=change(Limits()),
                 product=change(Product()),
+                pick=change(Pick()),
             )
         )
         # Where there is no cluster, the device is the one that was asked for.
