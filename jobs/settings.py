@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from deeplab.tiles import BLENDS
 from jobs.errors import InputError
 from jobs.spec import REACTIONS, STAGES
 
@@ -138,6 +139,18 @@ SETTINGS: Final = {
         kind=WHOLE, default=256 * 2**20, about="Most bytes of image files in a shard."
     ),
     "block": Setting(kind=WHOLE, default=4096, about="Block side in px."),
+    "tile": Setting(
+        kind=WHOLE, about="Side of the network's tiles in px.  [default: the bundle's]"
+    ),
+    "overlap": Setting(
+        kind=WHOLE, about="Px that neighbouring tiles share.  [default: the bundle's]"
+    ),
+    "blend": Setting(
+        kind=_choice(*BLENDS),
+        default=BLENDS[0],
+        about="Where tiles overlap, hann: smoothly from one to the other; crop: the one "
+        "whose centre is nearest; mean: all alike.",
+    ),
     "local": Setting(kind=FLAG, default=False, about="One process, without Ray."),
     "address": Setting(kind=TEXT, about="Ray cluster to join, e.g. auto."),
     "replicas": Setting(kind=WHOLE, about="Models to hold.  [default: all that fit]"),
@@ -200,12 +213,14 @@ PLACE: Final = (
 POLICY: Final = ("on_error", "max_dead_letters")
 LIMITS: Final = ("decode_timeout", "max_pixels")
 
+TILES: Final = ("tile", "overlap", "blend")
+
 _SHARED: Final = (*PLACE, *ACCESS, *POLICY, *LIMITS)
 _COMPUTE: Final = ("device", "precision", "threads")
 
 COMMANDS: Final = {
-    "label": ("bundle", "limit", "shard_items", "shard_bytes", *_COMPUTE, *_SHARED),
-    "map": ("bundle", "limit", "block", *_COMPUTE, *_SHARED),
+    "label": ("bundle", "limit", "shard_items", "shard_bytes", *TILES, *_COMPUTE, *_SHARED),
+    "map": ("bundle", "limit", "block", *TILES, *_COMPUTE, *_SHARED),
     "retry": ("bundle", *_SHARED),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""
