@@ -3,6 +3,7 @@
 import functools
 import itertools
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import deeplab
+from deeplab.aspp import RateWarning
 from deeplab.fold import fold
 from deeplab.segmenter import Segmenter
 from deeplab.tiles import BLENDS, Region, TileGrid, Tiling, Window
@@ -201,6 +203,19 @@ def test_the_bundle_says_how_where_nobody_else_does(mobilenet, make_bundle):
     np.testing.assert_array_equal(own.confidence, results["hann"].confidence)
     for one, other in itertools.combinations(results.values(), 2):
         assert (one.mask != other.mask).any()
+
+
+def test_tiles_too_small_for_the_rates_are_warned_of(mobilenet, make_bundle):
+    bundle = make_bundle(architecture=MOBILENET)
+    pixels, valid = make_image(40, 50)
+    with (
+        Segmenter(mobilenet, bundle, threads=1) as segmenter,
+        pytest.warns(RateWarning, match="rate 18 .* a map of 18 x 18 cells; use larger"),
+    ):
+        segmenter.segment(pixels, valid, tiling=Tiling(tile=288, overlap=0))
+    with Segmenter(mobilenet, bundle, threads=1) as segmenter, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        segmenter.segment(pixels, valid, tiling=Tiling(tile=289, overlap=0))
 
 
 @pytest.mark.parametrize("blend", BLENDS)
