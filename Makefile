@@ -29,6 +29,7 @@ lint: install
 bench: install
 	$(BIN)/python tests/benchmarks/bench_cpu.py
 	$(BIN)/python tests/benchmarks/bench_network.py
+	$(BIN)/python tests/benchmarks/bench_seams.py
 
 bench-gpu: install
 	$(BIN)/python tests/benchmarks/bench_gpu.py

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from deeplab.ramps import compute_ramp
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
@@ -45,9 +47,9 @@ class Blend:
         self._device = device
         touching = self._rows.touching(window.row, window.stop_row)
         self._row, self._stop_row = touching.start, touching.stop
-        self._row_weights = self._to_device(self._rows.weights(self._row))
+        self._row_weights = self._to_device(compute_ramp(self._rows, self._row))
         self._col_weights = {
-            col: self._to_device(self._columns.weights(col))
+            col: self._to_device(compute_ramp(self._columns, col))
             for col in self._columns.touching(window.col, window.stop_col)
         }
         self._sums = torch.zeros(classes, grid.tile, window.width, device=device)
@@ -87,9 +89,16 @@ class Blend:
         self._emit(axis.tile if is_last else axis.stride)
         self._row += 1
         if not is_last:
-            self._sums[:, : axis.overlap] = self._sums[:, axis.stride :]
-            self._sums[:, axis.overlap :] = 0
-            self._row_weights = self._to_device(axis.weights(self._row))
+            self._move_up(axis.stride)
+            self._row_weights = self._to_device(compute_ramp(axis, self._row))
+
+    def _move_up(self, stride: int) -> None:
+        """Move the sums up by a stride, in place: torch copies nothing onto itself."""
+        kept = self._rows.tile - stride
+        for top in range(0, kept, stride):
+            bottom = min(top + stride, kept)
+            self._sums[:, top:bottom] = self._sums[:, top + stride : bottom + stride]
+        self._sums[:, kept:] = 0
 
     def _emit(self, rows: int) -> None:
         """Turn the window's part of the first rows of sums into ids."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError, safe_open
 
+from deeplab.tiles import MAX_TILE, Tiling
 from deeplab.variant import Network, Variant, parse_variant
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ _DTYPES: Final = ("F16", "F32", "I64")
 """Of tensors, as safetensors calls them."""
 MAX_CLASSES: Final = 254
 """Ids 0 to 253; 254 is "ignore" and 255 is nodata."""
-MAX_TILE: Final = 8192
-"""Rows and columns; a larger one in a stranger's bundle would fill the memory."""
-
 
 _LONGEST_HEADER: Final = 2**20
 """Letters; with 254 classes it has 20 thousand."""
@@ -137,6 +135,11 @@ class Bundle:
             atrous_rates=self.atrous_rates,
             variant=self.variant,
         )
+
+    @property
+    def tiling(self) -> Tiling:
+        """How rasters are cut and blended where nothing else is asked for."""
+        return Tiling(tile=self.tile, overlap=self.overlap)
 
     def _check_classes(self) -> None:
         if not 1 <= len(self.classes) <= MAX_CLASSES:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from deeplab.bundle import Bundle
     from deeplab.cut import Tile
+    from deeplab.tiles import Tiling
 
 NODATA = 255
 """Mask value where there is no data."""
@@ -131,6 +132,7 @@ class Segmenter:
         valid: NDArray[np.bool_],
         *,
         region: Region | None = None,
+        tiling: Tiling | None = None,
         batch: int | None = None,
     ) -> Segmentation:
         """Find the class of every pixel of an image, or of a raster's region.
@@ -143,6 +145,7 @@ class Segmenter:
             valid: bool (H, W), False where there is no data.
             region: What the pixels are of a larger raster, and which of them
                 are wanted; None for a whole image.
+            tiling: How tiles are cut and blended; None for the bundle's own way.
             batch: Tiles at once in this call; None for the segmenter's own number.
 
         Returns:
@@ -158,8 +161,7 @@ class Segmenter:
         grid = TileGrid(
             height=region.height,
             width=region.width,
-            tile=self.bundle.tile,
-            overlap=self.bundle.overlap,
+            tiling=tiling or self.bundle.tiling,
         )
         _check_region(region, grid, valid.shape)
         cutters = [
@@ -232,7 +234,7 @@ class Segmenter:
         core = cutter.region.core
         for _, logits in self._predict_all(cutter, batch):
             ids, best = enlarged_argmax(
-                logits, (self.bundle.tile,) * 2, align_corners=self._align_corners
+                logits, (cutter.grid.tile,) * 2, align_corners=self._align_corners
             )
             inside = np.s_[0, core.row : core.stop_row, core.col : core.stop_col]
             return ids[inside].cpu().numpy(), to_confidence(best[inside]).cpu().numpy()
@@ -253,7 +255,7 @@ class Segmenter:
             # Contiguous: softmax over strided classes takes twice as long on a CPU.
             enlarged = resize(
                 logits.contiguous(),
-                (self.bundle.tile,) * 2,
+                (cutter.grid.tile,) * 2,
                 align_corners=self._align_corners,
             )
             blend.add(tile, torch.softmax(enlarged, dim=1)[0])
@@ -261,7 +263,7 @@ class Segmenter:
 
     def _predict_all(self, cutter: Cutter, batch: int) -> Iterator[tuple[Tile, Tensor]]:
         """Logits (1, K, h, w) of each tile that holds data, in order."""
-        side, bands = self.bundle.tile, len(self.bundle.bands)
+        side, bands = cutter.grid.tile, len(self.bundle.bands)
         pixels = np.zeros((batch, bands, side, side), dtype=np.uint8)
         valid = np.zeros((batch, side, side), dtype=np.bool_)
         tiles = cutter.tiles()

@@ -1,22 +1,61 @@
-"""One grid of overlapping tiles, and blend weights that sum to one.
+"""One grid of overlapping tiles over a raster.
 
 Tiles start at multiples of the stride from the raster's origin, whatever part
 of the raster is asked for, so a pixel's tiles and weights never depend on how
 the work was cut. The last tile of an axis may reach past the raster's edge.
-Weights are separable: the weight of a pixel in a tile is the product of one
-weight per axis. Along an axis they are a triangle over the tile, divided by
-the sum of the triangles of all tiles that cover the pixel.
+
+Whatever the blend, the weight of a pixel in a tile is the product of one weight
+per axis; ``deeplab.ramps`` has them. This module needs neither torch nor numpy.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Final, Literal, get_args
 
-import numpy as np
+MAX_TILE: Final = 8192
+"""Rows and columns; a larger one in a stranger's bundle would fill the memory."""
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+BlendKind = Literal["hann", "crop", "mean"]
+BLENDS: Final[tuple[BlendKind, ...]] = get_args(BlendKind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """How rasters are cut into tiles, and how tiles are blended."""
+
+    tile: int
+    """Rows and columns that the network sees at once."""
+
+    overlap: int
+    """Pixels that neighbouring tiles share, less than a tile."""
+
+    blend: BlendKind = "hann"
+    """How a pixel is made of the tiles that cover it. ``hann``: each counts by a Hann
+    window over the tile, so that no tile's edge is seen; ``crop``: the one alone whose
+    centre is nearest, the upper or left one of two; ``mean``: all count alike."""
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        if not 1 <= self.tile <= MAX_TILE:
+            raise ValueError(f"tile must be 1 to {MAX_TILE} px, got {self.tile}")
+        if not 0 <= self.overlap < self.tile:
+            raise ValueError(
+                f"overlap must be less than a tile, 0 to {self.tile - 1} px, "
+                f"got {self.overlap}"
+            )
+        if self.blend not in BLENDS:
+            raise ValueError(f"blend must be hann, crop or mean, got {self.blend!r}")
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one tile's start to the next one's."""
+        return self.tile - self.overlap
+
+    @property
+    def waste(self) -> float:
+        """Pixels that the network sees for each pixel of a large raster: 1 or more."""
+        return (self.tile / self.stride) ** 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,38 +90,50 @@ class Axis:
     size: int
     """Pixels along the axis, at least 1."""
 
-    tile: int
-    """Pixels of a tile along the axis."""
-
-    overlap: int
-    """Pixels that neighbouring tiles share: 0 to half a tile."""
+    tiling: Tiling
 
     def __post_init__(self) -> None:
         """Check the limits."""
         if self.size < 1:
             raise ValueError(f"raster side must be at least 1 px, got {self.size}")
-        if self.tile < 1:
-            raise ValueError(f"tile must be at least 1 px, got {self.tile}")
-        if not 0 <= self.overlap <= self.tile // 2:
-            raise ValueError(
-                f"overlap must be 0 to half a tile ({self.tile // 2} px), "
-                f"got {self.overlap}"
-            )
+
+    @property
+    def tile(self) -> int:
+        """Pixels of a tile along the axis."""
+        return self.tiling.tile
 
     @property
     def stride(self) -> int:
         """Pixels from one tile's start to the next one's."""
-        return self.tile - self.overlap
+        return self.tiling.stride
 
     @property
     def count(self) -> int:
         """Tiles needed to cover the axis."""
-        return max(1, -(-(self.size - self.overlap) // self.stride))
+        return max(1, -(-(self.size - self.tiling.overlap) // self.stride))
 
-    def touching(self, start: int, stop: int) -> range:
+    def covering(self, start: int, stop: int) -> range:
         """Indices of the tiles that hold a pixel of ``[start, stop)``."""
         first = max(0, (start - self.tile) // self.stride + 1)
         return range(first, min(self.count, (stop - 1) // self.stride + 1))
+
+    def touching(self, start: int, stop: int) -> range:
+        """Indices of the tiles that pixels of ``[start, stop)`` are made of."""
+        if self.tiling.blend == "crop":
+            return range(self._nearest(start), self._nearest(stop - 1) + 1)
+        return self.covering(start, stop)
+
+    def nearest_to(self, index: int) -> tuple[int, int]:
+        """First pixel that this tile's centre is the nearest one to, and the end.
+
+        Of two centres that are equally far the first one counts as nearer.
+        """
+        first, stop = (
+            ((2 * tile - 1) * self.stride + self.tile + 1) // 2
+            for tile in (index, index + 1)
+        )
+        is_last = index == self.count - 1
+        return first if index else 0, self.size if is_last else stop
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
         """Pixels of the raster under all tiles that touch ``[start, stop)``."""
@@ -90,20 +141,11 @@ class Axis:
         first, last = tiles[0], tiles[-1]
         return first * self.stride, min(self.size, last * self.stride + self.tile)
 
-    def weights(self, index: int) -> NDArray[np.float32]:
-        """Blend weights of one tile, float32 (tile,), 0 to 1.
-
-        Over all tiles that cover a pixel of the raster they sum to one.
-        """
-        ramp = _triangle(self.tile)
-        total = ramp.copy()
-        for neighbour in (index - 1, index + 1):
-            if 0 <= neighbour < self.count:
-                shift = (neighbour - index) * self.stride
-                inner = slice(max(0, shift), min(self.tile, self.tile + shift))
-                outer = slice(max(0, -shift), min(self.tile, self.tile - shift))
-                total[inner] += ramp[outer]
-        return (ramp / total).astype(np.float32)
+    def _nearest(self, pixel: int) -> int:
+        """Index of the tile whose centre is nearest; the first one of two."""
+        # Twice the distances: centres and pixels may both lie at halves.
+        past = 2 * pixel + 1 - self.tile - self.stride
+        return min(max(0, -(-past // (2 * self.stride))), self.count - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,22 +154,26 @@ class TileGrid:
 
     height: int
     width: int
-    tile: int
-    overlap: int
+    tiling: Tiling
 
     def __post_init__(self) -> None:
         """Check the limits."""
         _ = self.rows, self.columns
 
     @property
+    def tile(self) -> int:
+        """Rows and columns of a tile."""
+        return self.tiling.tile
+
+    @property
     def rows(self) -> Axis:
         """Tiles down the raster."""
-        return Axis(size=self.height, tile=self.tile, overlap=self.overlap)
+        return Axis(size=self.height, tiling=self.tiling)
 
     @property
     def columns(self) -> Axis:
         """Tiles across the raster."""
-        return Axis(size=self.width, tile=self.tile, overlap=self.overlap)
+        return Axis(size=self.width, tiling=self.tiling)
 
     @property
     def count(self) -> int:
@@ -156,10 +202,3 @@ class Region:
 
     read: Window
     """The pixels given, in raster coordinates: ``TileGrid.reach(core)``."""
-
-
-def _triangle(tile: int) -> NDArray[np.float64]:
-    """Weights that fall linearly from the middle and stay above zero."""
-    position = np.arange(tile, dtype=np.float64) + 0.5
-    ramp: NDArray[np.float64] = np.minimum(position, tile - position)
-    return ramp

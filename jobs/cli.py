@@ -129,10 +129,18 @@ def plan(
     click.echo(f"{job} {found['source']}")
     click.echo(f"  items   {found['items']}, {found['bytes'] / 1e6:.1f} MB")
     click.echo(f"  pixels  {found['pixels'] / 1e6:.1f} M in {found['tiles']} tiles")
+    click.echo(f"  tiles   {_describe_tiles(found)}")
     click.echo(f"  refused {found['refused']}")
     click.echo(f"  shards  {found['shards']}")
     click.echo(f"start it: {shlex.join(['atrous', job, source, 'RUN', *_typed()])}")
     return OK
+
+
+def _describe_tiles(found: dict[str, Any]) -> str:
+    tiles = f"{found['tile']} px, overlap {found['overlap']} px, blend {found['blend']}"
+    if found["waste"] is None:
+        return tiles
+    return f"{tiles}: the network sees {found['waste']:g} px for each px"
 
 
 def _typed() -> list[str]:

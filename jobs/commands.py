@@ -6,7 +6,7 @@ import functools
 import itertools
 import signal
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from cluster.outcomes import ClusterLostError, NoCapacityError, WorkerBugError
@@ -31,6 +31,7 @@ from jobs.spec import (
     Precision,
     Product,
     Spec,
+    Tiles,
 )
 from jobs.storage import Access, open_store, resolve
 
@@ -57,6 +58,7 @@ class Request:
     bundle: str
     precision: Precision = "fp32"
     limit: int | None = None
+    tiles: Tiles = field(default_factory=Tiles)
     cut: Cut = field(default_factory=Cut)
     access: Access = field(default_factory=Access)
     place: Place = field(default_factory=Place)
@@ -74,6 +76,7 @@ class Request:
 def start(request: Request, progress: Progress) -> dict[str, Any]:
     """Run a job where the request says, or go on with it."""
     bundle, data = load_bundle(request.bundle, request.access)
+    request.tiles.resolve(bundle)  # refused before a cluster starts
     store = open_store(request.access)
     store.require(resolve(request.source))
     check_free(store, resolve(request.run))
@@ -120,6 +123,7 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         cut=request.cut,
         product=request.product,
         access=request.access,
+        tiles=request.tiles,
         policy=request.policy,
         limits=request.limits,
         pick=request.pick,
@@ -134,6 +138,7 @@ def preview_plan(request: Request) -> dict[str, Any]:
     """
     bundle, _ = load_bundle(request.bundle, request.access)
     spec = make_spec(request, bundle, Compute())
+    tiling = spec.tiling
     found = dict.fromkeys(("items", "bytes", "pixels", "tiles", "refused", "shards"), 0)
     plan = JOBS[spec.job](spec=spec).plan()
     for _, group in itertools.groupby(plan, key=lambda shard: shard.items):
@@ -146,12 +151,17 @@ def preview_plan(request: Request) -> dict[str, Any]:
                 found["refused"] += 1
                 continue
             height, width = size
-            grid = TileGrid(
-                height=height, width=width, tile=bundle.tile, overlap=bundle.overlap
-            )
+            grid = TileGrid(height=height, width=width, tiling=tiling)
             found["pixels"] += height * width
             found["tiles"] += grid.count
-    return {"job": spec.job, "source": spec.source, **found}
+    seen = found["tiles"] * tiling.tile**2
+    return {
+        "job": spec.job,
+        "source": spec.source,
+        **found,
+        **asdict(tiling),
+        "waste": round(seen / found["pixels"], 2) if found["pixels"] else None,
+    }
 
 
 def _sizes(shard: Shard, access: Access) -> Iterator[tuple[int, int] | None]:

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs.errors import InputError
-from jobs.settings import ACCESS, COMMANDS, PRODUCT, SETTINGS, parse_setting, read_setting
+from jobs.settings import (
+    ACCESS,
+    COMMANDS,
+    PRODUCT,
+    SETTINGS,
+    TILES,
+    parse_setting,
+    read_setting,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -128,7 +136,7 @@ def make_request(
         InputError: A setting is out of its range, or the bundle is missing.
     """
     from jobs.commands import Request
-    from jobs.spec import Cut, Pick, Product
+    from jobs.spec import Cut, Pick, Product, Tiles
 
     if settings["bundle"] is None:
         raise InputError(
@@ -143,6 +151,7 @@ def make_request(
         limit=settings["limit"],
         precision=settings["precision"],
         cut=Cut(**{name: settings[name] for name in cut if name in settings}),
+        tiles=Tiles(**{name: settings[name] for name in TILES}),
         access=make_access(settings),
         place=make_place(settings),
         policy=make_policy(settings),

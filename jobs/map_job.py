@@ -111,12 +111,8 @@ class MapJob(Job):
         """Read the block and the halo that its tiles need, in one window."""
         block = _block_of(shard)
         bundle, access = self.spec.bundle, self.spec.access
-        grid = TileGrid(
-            height=block.height,
-            width=block.width,
-            tile=bundle.tile,
-            overlap=bundle.overlap,
-        )
+        tiling = self.spec.tiling
+        grid = TileGrid(height=block.height, width=block.width, tiling=tiling)
         reach = grid.reach(block.core)
         self._check_unchanged(item)
         with self._explained(item):

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from deeplab.tiles import BLENDS
 from jobs.bundle_file import load_bundle
 from jobs.commands import JOBS, stoppable
 from jobs.conclude import write_views
@@ -16,7 +17,7 @@ from jobs.folder import require_job
 from jobs.retry import plan_retry
 from jobs.runner import work_off
 from jobs.settings import PRODUCT
-from jobs.spec import Compute, Cut, Limits, Policy, Product, Spec
+from jobs.spec import Compute, Cut, Limits, Policy, Product, Spec, Tiles
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
@@ -108,6 +109,12 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
                 device=identity["device"],
                 precision=identity["precision"],
                 threads=identity["threads"],
+            ),
+            tiles=Tiles(
+                tile=identity["tile"],
+                overlap=identity["overlap"],
+                # Runs of before there was a choice are refused by their version.
+                blend=identity.get("blend", BLENDS[0]),
             ),
             cut=Cut(**held["cut"]),
             product=Product(**{name: identity[name] for name in known}),

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from deeplab.tiles import BLENDS
 from jobs.errors import InputError
 from jobs.spec import REACTIONS, STAGES
 
@@ -153,6 +154,18 @@ SETTINGS: Final = {
     "compression": Setting(
         kind=_choice("zstd", "deflate"), default="zstd", about="Of COGs: zstd or deflate."
     ),
+    "tile": Setting(
+        kind=WHOLE, about="Side of the network's tiles in px.  [default: the bundle's]"
+    ),
+    "overlap": Setting(
+        kind=WHOLE, about="Px that neighbouring tiles share.  [default: the bundle's]"
+    ),
+    "blend": Setting(
+        kind=_choice(*BLENDS),
+        default=BLENDS[0],
+        about="Where tiles overlap, hann: smoothly from one to the other; crop: the one "
+        "whose centre is nearest; mean: all alike.",
+    ),
     "local": Setting(kind=FLAG, default=False, about="One process, without Ray."),
     "address": Setting(kind=TEXT, about="Ray cluster to join, e.g. auto."),
     "replicas": Setting(kind=WHOLE, about="Models to hold.  [default: all that fit]"),
@@ -217,12 +230,13 @@ PRODUCT: Final = ("confidence", "compression")
 LIMITS: Final = ("decode_timeout", "max_pixels")
 
 _SOURCE: Final = ("bundle", "limit", "source_column", "asset")
+TILES: Final = ("tile", "overlap", "blend")
 _SHARED: Final = (*PLACE, *ACCESS, *POLICY, *LIMITS)
 _COMPUTE: Final = ("device", "precision", "threads")
 
 COMMANDS: Final = {
-    "label": (*_SOURCE, "shard_items", "shard_bytes", *_COMPUTE, *_SHARED),
-    "map": (*_SOURCE, "block", *PRODUCT, *_COMPUTE, *_SHARED),
+    "label": (*_SOURCE, "shard_items", "shard_bytes", *TILES, *_COMPUTE, *_SHARED),
+    "map": (*_SOURCE, "block", *PRODUCT, *TILES, *_COMPUTE, *_SHARED),
     "retry": ("bundle", *_SHARED),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""

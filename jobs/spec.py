@@ -14,6 +14,7 @@ from decimal import Decimal
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from deeplab.tiles import BlendKind, Tiling
 from jobs.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION: Final = 1
 """Of the run folder."""
 
-RESULT_VERSION: Final = 1
+RESULT_VERSION: Final = 2
 """Raised whenever a change of the program changes its masks."""
 
 BATCH: Final = {"cpu": 1, "cuda": 16}
@@ -58,6 +59,35 @@ class Compute:
     def batch(self) -> int:
         """Tiles in one forward pass."""
         return BATCH[self.device]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """How rasters and images are cut into tiles and blended. All of it changes results."""
+
+    tile: int | None = None
+    """Rows and columns of a tile; None for those of the bundle."""
+
+    overlap: int | None = None
+    """Pixels that neighbours share; None for those of the bundle."""
+
+    blend: BlendKind = "hann"
+
+    def resolve(self, bundle: Bundle) -> Tiling:
+        """What it comes to with a bundle.
+
+        Raises:
+            InputError: A number is out of its range.
+        """
+        tile = bundle.tile if self.tile is None else self.tile
+        overlap = bundle.overlap if self.overlap is None else self.overlap
+        try:
+            return Tiling(tile=tile, overlap=overlap, blend=self.blend)
+        except ValueError as error:
+            own = f"the bundle's are tile={bundle.tile} and overlap={bundle.overlap}"
+            raise InputError(
+                f"{error}; {own}, -c tile=N and -c overlap=N set others"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,12 +234,22 @@ class Spec:
     compute: Compute
     cut: Cut
     access: Access
+    tiles: Tiles = field(default_factory=Tiles)
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
     product: Product = field(default_factory=Product)
     pick: Pick = field(default_factory=Pick)
     bundle_location: str = ""
     """Where the bundle lies, or ``demo``, so that a retry can load it again."""
+
+    @property
+    def tiling(self) -> Tiling:
+        """Tile, overlap and blend, as asked for or of the bundle.
+
+        Raises:
+            InputError: A number is out of its range.
+        """
+        return self.tiles.resolve(self.bundle)
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be resumed."""
@@ -226,8 +266,7 @@ class Spec:
         """The options that change results."""
         return {
             "bundle": self.bundle.digest,
-            "tile": self.bundle.tile,
-            "overlap": self.bundle.overlap,
+            **asdict(self.tiling),
             "batch": self.compute.batch,
             **asdict(self.compute),
             **asdict(self.product),

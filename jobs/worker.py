@@ -189,6 +189,7 @@ class Worker:
                 image.pixels,
                 image.valid,
                 region=image.region,
+                tiling=self._job.spec.tiling,
                 batch=max(1, self._segmenter.batch >> attempt.out_of_memory),
             )
         except MemoryError as error:

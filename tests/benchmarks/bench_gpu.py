@@ -151,9 +151,7 @@ def run_forward(model, sizes, device):
 def run_segment(model, header, sizes, device, forward):
     """The segmenter from pixels to masks in the host's memory."""
     pixels, valid = make_noise(sizes.side, sizes.side)
-    tiles = TileGrid(
-        height=sizes.side, width=sizes.side, tile=sizes.tile, overlap=sizes.overlap
-    ).count
+    tiles = TileGrid(height=sizes.side, width=sizes.side, tiling=header.tiling).count
     threads = None if device == "cuda" else 1
     found, rows = [], []
     for precision, batch in itertools.product(("fp32", "bf16"), sizes.batches):

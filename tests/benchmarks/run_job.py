@@ -99,7 +99,7 @@ def run_job(job, source, run, bundle, *, place, cut=None, **options):
 
 def count_tiles(height, width, bundle, block):
     """Tiles of a raster, and the tiles computed in blocks: borders count twice."""
-    grid = TileGrid(height=height, width=width, tile=bundle.tile, overlap=bundle.overlap)
+    grid = TileGrid(height=height, width=width, tiling=bundle.tiling)
     computed = 0
     for part in cut_blocks(height, width, block):
         core = part.core

@@ -1,6 +1,9 @@
 """The segmenter against a slow twin, and against itself on other cuts."""
 
+import functools
+import itertools
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,20 +14,23 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import deeplab
+from deeplab.aspp import RateWarning
 from deeplab.fold import fold
 from deeplab.segmenter import Segmenter
-from deeplab.tiles import Region, TileGrid, Window
+from deeplab.tiles import BLENDS, Region, TileGrid, Tiling, Window
 from deeplab.weights import save_bundle
 
 MOBILENET = "deeplabv3plus_mobilenet_v2"
 
 
-def twin(model, bundle, pixels, valid):
+def twin(model, bundle, pixels, valid, tiling=None):
     """Mask and confidence by plain loops over whole float arrays."""
     _, height, width = pixels.shape
-    tile, stride = bundle.tile, bundle.tile - bundle.overlap
-    tops, lefts = (range(0, max(1, s - bundle.overlap), stride) for s in (height, width))
+    tiling = tiling or bundle.tiling
+    tile, overlap = tiling.tile, tiling.overlap
+    tops, lefts = (range(0, max(1, s - overlap), tile - overlap) for s in (height, width))
     total = np.zeros((len(bundle.classes), height, width), np.float32)
+    folded = fold(model)
     for top in tops:
         for left in lefts:
             inside = np.s_[top : top + tile, left : left + tile]
@@ -34,10 +40,12 @@ def twin(model, bundle, pixels, valid):
             x = x.astype(np.float32) - 255 * np.float32(bundle.mean)[:, None, None]
             x = x / (255 * np.float32(bundle.std))[:, None, None]
             x[:, ~np.pad(valid[inside], fill, mode="reflect")] = 0
-            weights = twin_weights(tops, top, tile)[:, None] * twin_weights(
-                lefts, left, tile
+            down, across = (
+                twin_weights(tiling, starts, start)
+                for starts, start in ((tops, top), (lefts, left))
             )
-            blended = twin_predict(model, x) * weights
+            weights = down[:, None] * across
+            blended = twin_predict(folded, x) * weights
             total[:, *inside] += blended[:, :h, :w]
     mask = total.argmax(0).astype(np.uint8)
     confidence = np.minimum(np.round(total.max(0) * np.float32(255)), 255).astype(np.uint8)
@@ -45,18 +53,27 @@ def twin(model, bundle, pixels, valid):
     return mask, confidence
 
 
-def twin_weights(starts, start, tile):
-    triangle = np.minimum(np.arange(tile) + 0.5, tile - np.arange(tile) - 0.5)
-    total = np.zeros(starts[-1] + tile)
-    for other in starts:
-        total[other : other + tile] += triangle
-    return (triangle / total[start : start + tile]).astype(np.float32)
+def twin_weights(tiling, starts, start):
+    """What each of a tile's pixels counts, from all tiles along the axis at once."""
+    tile, pixels = tiling.tile, np.arange(starts[-1] + tiling.tile) + 0.5
+    count = np.zeros((len(starts), len(pixels)))
+    for one, other in zip(count, starts, strict=True):
+        inside = slice(other, other + tile)
+        position = pixels[inside] - other
+        one[inside] = np.sin(np.pi * position / tile) ** 2 if tiling.blend == "hann" else 1
+    if tiling.blend == "crop":
+        centres = np.array(starts) + tile / 2
+        winner = np.abs(pixels - centres[:, None]).argmin(0)  # the first of two
+        count = winner == np.arange(len(starts))[:, None]
+    own = count[starts.index(start), start : start + tile]
+    total = functools.reduce(np.add, count)
+    return (own / total[start : start + tile]).astype(np.float32)
 
 
 def twin_predict(model, x):
     batch = torch.from_numpy(x)[None].contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        return fold(model)(batch).softmax(1)[0].numpy()
+        return model(batch).softmax(1)[0].numpy()
 
 
 def make_linear(bands=3):
@@ -92,18 +109,20 @@ def make_image(height, width, *, bands=3, seed=0):
     return pixels, rng.random((height, width)) > 0.05
 
 
-def segment_window(segmenter, pixels, valid, core):
+def segment_window(segmenter, pixels, valid, core, tiling=None):
     """Segment one window, given only the pixels that its tiles need."""
     height, width = valid.shape
-    bundle = segmenter.bundle
-    grid = TileGrid(height=height, width=width, tile=bundle.tile, overlap=bundle.overlap)
+    tiling = tiling or segmenter.bundle.tiling
+    grid = TileGrid(height=height, width=width, tiling=tiling)
     read = grid.reach(core)
     inside = np.s_[read.row : read.stop_row, read.col : read.stop_col]
     region = Region(height=height, width=width, core=core, read=read)
-    return segmenter.segment(pixels[:, *inside], valid[inside], region=region)
+    return segmenter.segment(
+        pixels[:, *inside], valid[inside], region=region, tiling=tiling
+    )
 
 
-def segment_cut(segmenter, pixels, valid, side):
+def segment_cut(segmenter, pixels, valid, side, tiling=None):
     """Segment in windows of ``side`` pixels and put them together."""
     height, width = valid.shape
     mask, confidence = np.zeros((2, height, width), np.uint8)
@@ -111,51 +130,111 @@ def segment_cut(segmenter, pixels, valid, side):
         for col in range(0, width, side[1]):
             h, w = min(side[0], height - row), min(side[1], width - col)
             core = Window(row=row, col=col, height=h, width=w)
-            result = segment_window(segmenter, pixels, valid, core)
+            result = segment_window(segmenter, pixels, valid, core, tiling)
             mask[row : row + h, col : col + w] = result.mask
             confidence[row : row + h, col : col + w] = result.confidence
     return mask, confidence
 
 
+@pytest.mark.parametrize("blend", BLENDS)
 @settings(
     derandomize=True,
     deadline=None,
-    max_examples=80,
+    max_examples=50,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_linear_equals_the_twin_however_cut(make_bundle, data):
+def test_linear_equals_the_twin_however_cut(make_bundle, blend, data):
     tile = data.draw(st.integers(1, 12), "tile")
-    overlap = data.draw(st.integers(0, tile // 2), "overlap")
-    height, width = data.draw(st.tuples(*[st.integers(1, 3 * tile + 2)] * 2), "size")
-    bundle = make_bundle(tile=tile, overlap=overlap, bands=("a", "b"))
+    overlap = data.draw(st.integers(0, tile - 1), "overlap")
+    tiling = Tiling(tile=tile, overlap=overlap, blend=blend)
+    # At most a few hundred tiles.
+    most = min(3 * tile + 2, overlap + 20 * (tile - overlap))
+    height, width = data.draw(st.tuples(*[st.integers(1, most)] * 2), "size")
+    bundle = make_bundle(bands=("a", "b"))
     pixels, valid = make_image(height, width, bands=2, seed=height)
     model = make_linear(bands=2)
-    mask, confidence = twin(model, bundle, pixels, valid)
+    mask, confidence = twin(model, bundle, pixels, valid, tiling)
     with Segmenter(model, bundle, threads=1, batch=data.draw(st.integers(1, 3))) as seg:
-        whole = seg.segment(pixels, valid)
+        whole = seg.segment(pixels, valid, tiling=tiling)
         side = data.draw(st.tuples(st.integers(1, height), st.integers(1, width)), "cut")
         # At most a hundred windows.
         side = max(side[0], -(-height // 10)), max(side[1], -(-width // 10))
-        cut = segment_cut(seg, pixels, valid, side)
+        cut = segment_cut(seg, pixels, valid, side, tiling)
     assert (whole.mask == mask).all()
     assert (whole.confidence == confidence).all()
     assert (cut[0] == mask).all()
     assert (cut[1] == confidence).all()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 40), (32, 32), (33, 31), (70, 75)])
-def test_network_equals_the_twin(mobilenet, make_bundle, size):
-    bundle = make_bundle(architecture=MOBILENET, tile=32, overlap=12)
+SIZES = [(1, 1), (1, 70), (5, 40), (32, 32), (33, 31), (52, 72), (70, 75)]
+"""A pixel, a row, less than a tile, a tile, and with 32 and 12 px of overlap: one px
+more, exactly 2 and 3 tiles, more."""
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_network_equals_the_twin(mobilenet, make_bundle, size, blend):
+    bundle = make_bundle(architecture=MOBILENET, tile=48, overlap=0)
+    tiling = Tiling(tile=32, overlap=12, blend=blend)
     pixels, valid = make_image(*size)
     valid[0, 0] = True
-    mask, confidence = twin(mobilenet, bundle, pixels, valid)
+    mask, confidence = twin(mobilenet, bundle, pixels, valid, tiling)
     with Segmenter(mobilenet, bundle, threads=1) as segmenter:
-        result = segmenter.segment(pixels, valid)
+        result = segmenter.segment(pixels, valid, tiling=tiling)
     assert (result.mask == mask).all()
     assert (result.confidence == confidence).all()
     if min(size) > 60:
         assert np.bincount(mask[valid]).min() > 100  # no easy picture
+
+
+def test_the_bundle_says_how_where_nobody_else_does(mobilenet, make_bundle):
+    bundle = make_bundle(architecture=MOBILENET, tile=32, overlap=12)
+    pixels, valid = make_image(70, 75)
+    with Segmenter(mobilenet, bundle, threads=1) as segmenter:
+        own = segmenter.segment(pixels, valid)
+        results = {
+            blend: segmenter.segment(
+                pixels, valid, tiling=Tiling(tile=32, overlap=12, blend=blend)
+            )
+            for blend in BLENDS
+        }
+    np.testing.assert_array_equal(own.mask, results["hann"].mask)
+    np.testing.assert_array_equal(own.confidence, results["hann"].confidence)
+    for one, other in itertools.combinations(results.values(), 2):
+        assert (one.mask != other.mask).any()
+
+
+def test_tiles_too_small_for_the_rates_are_warned_of(mobilenet, make_bundle):
+    bundle = make_bundle(architecture=MOBILENET)
+    pixels, valid = make_image(40, 50)
+    with (
+        Segmenter(mobilenet, bundle, threads=1) as segmenter,
+        pytest.warns(RateWarning, match="rate 18 .* a map of 18 x 18 cells; use larger"),
+    ):
+        segmenter.segment(pixels, valid, tiling=Tiling(tile=288, overlap=0))
+    with Segmenter(mobilenet, bundle, threads=1) as segmenter, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        segmenter.segment(pixels, valid, tiling=Tiling(tile=289, overlap=0))
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("overlap", [0, 11, 20])
+def test_any_region_has_the_bits_of_the_whole(mobilenet, make_bundle, blend, overlap):
+    tiling = Tiling(tile=32, overlap=overlap, blend=blend)
+    pixels, valid = make_image(64, 70, seed=3)
+    rng = np.random.default_rng(overlap)
+    bundle = make_bundle(architecture=MOBILENET)
+    with Segmenter(mobilenet, bundle, threads=1) as segmenter:
+        whole = segmenter.segment(pixels, valid, tiling=tiling)
+        for _ in range(4):
+            row, col = rng.integers(0, (64, 70)).tolist()
+            height, width = rng.integers(1, (65 - row, 71 - col)).tolist()
+            core = Window(row=row, col=col, height=height, width=width)
+            part = segment_window(segmenter, pixels, valid, core, tiling)
+            inside = np.s_[row : row + height, col : col + width]
+            np.testing.assert_array_equal(part.mask, whole.mask[inside])
+            np.testing.assert_array_equal(part.confidence, whole.confidence[inside])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -177,12 +256,14 @@ def test_network_gives_the_same_bits_however_cut(
     mobilenet.to("cpu")
 
 
-def test_wide_images_are_blended_in_strips(mobilenet, make_bundle, monkeypatch):
+@pytest.mark.parametrize("blend", BLENDS)
+def test_wide_images_are_blended_in_strips(mobilenet, make_bundle, monkeypatch, blend):
+    tiling = Tiling(tile=16, overlap=4, blend=blend)
     pixels, valid = make_image(21, 90)
     with Segmenter(mobilenet, make_bundle(), threads=1) as segmenter:
-        whole = segmenter.segment(pixels, valid)
+        whole = segmenter.segment(pixels, valid, tiling=tiling)
         monkeypatch.setattr("deeplab.segmenter.STRIP", 37)
-        stripped = segmenter.segment(pixels, valid)
+        stripped = segmenter.segment(pixels, valid, tiling=tiling)
     np.testing.assert_array_equal(stripped.mask, whole.mask)
     np.testing.assert_array_equal(stripped.confidence, whole.confidence)
 
@@ -229,7 +310,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def find_largest(segmenter, pixels, valid):
+def find_largest(segmenter, pixels, valid, **options):
     largest, forward = Largest(), segmenter._segment
 
     def watched(cutter, batch):
@@ -237,14 +318,17 @@ def find_largest(segmenter, pixels, valid):
             return forward(cutter, batch)
 
     segmenter._segment = watched
-    segmenter.segment(pixels, valid)
+    segmenter.segment(pixels, valid, **options)
     return largest.values
 
 
-def test_memory_is_bounded_by_a_row_of_tiles(make_bundle):
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("overlap", [4, 13])
+def test_memory_is_bounded_by_a_row_of_tiles(make_bundle, overlap, blend):
     pixels, valid = make_image(300, 40)
+    tiling = Tiling(tile=16, overlap=overlap, blend=blend)
     with Segmenter(make_linear(), make_bundle(), threads=1) as segmenter:
-        values = find_largest(segmenter, pixels, valid)
+        values = find_largest(segmenter, pixels, valid, tiling=tiling)
     assert values == 4 * 16 * 40  # classes, tile, width
 
 

@@ -25,7 +25,7 @@ def segment_window(segmenter, pixels, valid, core):
     """Segment one window, given only the pixels that its tiles need."""
     height, width = valid.shape
     bundle = segmenter.bundle
-    grid = TileGrid(height=height, width=width, tile=bundle.tile, overlap=bundle.overlap)
+    grid = TileGrid(height=height, width=width, tiling=bundle.tiling)
     read = grid.reach(core)
     inside = np.s_[read.row : read.stop_row, read.col : read.stop_col]
     region = Region(height=height, width=width, core=core, read=read)

@@ -325,6 +325,7 @@ def test_plan_counts_images(run, bundle, images):
         f"label {images}",
         f"  items   3, {size / 1e6:.1f} MB",
         "  pixels  0.0 M in 3 tiles",
+        "  tiles   64 px, overlap 16 px, blend hann: the network sees 85.33 px for each px",
         "  refused 0",
         "  shards  2",
         out.splitlines()[-1],
@@ -362,6 +363,10 @@ def test_plan_json_is_one_object(run, bundle, images):
         "tiles": 2,
         "refused": 0,
         "shards": 1,
+        "tile": 64,
+        "overlap": 16,
+        "blend": "hann",
+        "waste": round(64**2 / (8 * 6), 2),
     }
 
 
@@ -389,6 +394,24 @@ def test_plan_counts_rasters(run, bundle, write_raster):
     assert (found["items"], found["refused"], found["shards"]) == (2, 1, 7)
     assert found["pixels"] == 600 * 1100
     assert found["tiles"] == -(-(600 - 16) // 48) * -(-(1100 - 16) // 48)
+
+
+def test_plan_counts_other_tiles(run, bundle, write_raster):
+    source = write_raster(np.zeros((3, 600, 1100), dtype=np.uint8), "scenes/good.tif")
+    wanted = ("-c", "tile=128", "-c", "overlap=96", "-c", "blend=crop")
+    code, out, _ = run("plan", "map", source, "--bundle", bundle(), *wanted, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert [found[name] for name in ("tile", "overlap", "blend")] == [128, 96, "crop"]
+    assert found["tiles"] == -(-(600 - 96) // 32) * -(-(1100 - 96) // 32)
+    assert found["waste"] == round(found["tiles"] * 128**2 / (600 * 1100), 2)
+
+
+def test_tiles_that_do_not_fit_are_refused_before_anything_starts(run, bundle, images):
+    for command in (("plan", "label", images), ("label", images, "run")):
+        code, out, err = run(*command, "--bundle", bundle(), "-c", "tile=16")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "overlap must be less than a tile, 0 to 15 px, got 16; the bundle's" in err
 
 
 def test_status_json_is_one_object(run, tmp_path, make_spec, make_items, local_store):

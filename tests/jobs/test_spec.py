@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 from dataclasses import fields, replace
 
@@ -6,13 +7,25 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deeplab.bundle import Bundle
+from deeplab.tiles import Tiling
 from jobs import spec as spec_module
 from jobs.commands import Request, make_compute
 from jobs.commands import make_spec as make_spec_of
 from jobs.engine import Place, open_engine
 from jobs.errors import InputError
 from jobs.ledger import DeadLetter
-from jobs.spec import STAGES, Compute, Cut, Limits, Pick, Policy, Product, Spec
+from jobs.spec import (
+    RESULT_VERSION,
+    STAGES,
+    Compute,
+    Cut,
+    Limits,
+    Pick,
+    Policy,
+    Product,
+    Spec,
+    Tiles,
+)
 from jobs.storage import Access
 
 RESULT, RUN, NEUTRAL, PARTS = "result", "run", "neutral", "parts"
@@ -27,6 +40,7 @@ FIELDS = {
         "bundle": (NEUTRAL, "/elsewhere"),  # only its name: see Spec.bundle
         "precision": (RESULT, "bf16"),
         "limit": (RUN, 3),
+        "tiles": (PARTS, Tiles),
         "cut": (PARTS, Cut),
         "access": (PARTS, Access),
         "place": (PARTS, Place),
@@ -44,6 +58,7 @@ FIELDS = {
         "compute": (PARTS, Compute),
         "cut": (PARTS, Cut),
         "access": (PARTS, Access),
+        "tiles": (PARTS, Tiles),
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
         "product": (PARTS, Product),
@@ -54,6 +69,11 @@ FIELDS = {
         "device": (RESULT, "cuda"),
         "precision": (RESULT, "bf16"),
         "threads": (RESULT, 2),
+    },
+    Tiles: {
+        "tile": (RESULT, 96),
+        "overlap": (RESULT, 5),
+        "blend": (RESULT, "crop"),
     },
     Cut: {
         "shard_items": (NEUTRAL, 7),
@@ -140,6 +160,7 @@ def make_run(make_bundle, tmp_path):
                 source=str(tmp_path / "source"),
                 run=str(tmp_path / "run"),
                 bundle=str(tmp_path / "net"),
+                tiles=change(Tiles()),
                 cut=change(Cut()),
                 access=change(Access()),
                 place=change(Place(local=True, device="cpu")),
@@ -189,11 +210,46 @@ def test_tiles_are_in_the_fingerprint(make_spec, make_bundle, change):
     assert spec.fingerprint("plan") != make_spec().fingerprint("plan")
 
 
+def test_tiles_that_are_the_bundles_own_change_nothing(make_spec):
+    spec = make_spec()
+    given = Tiles(tile=spec.bundle.tile, overlap=spec.bundle.overlap)
+    assert make_spec(tiles=given).identity() == spec.identity()
+
+
+@pytest.mark.parametrize(
+    ("tiles", "expected"),
+    [
+        (Tiles(), Tiling(tile=32, overlap=8)),
+        (Tiles(tile=64), Tiling(tile=64, overlap=8)),
+        (Tiles(overlap=31, blend="crop"), Tiling(tile=32, overlap=31, blend="crop")),
+        (Tiles(tile=9, overlap=0, blend="mean"), Tiling(tile=9, overlap=0, blend="mean")),
+    ],
+)
+def test_tiles_are_completed_by_the_bundle(make_spec, make_bundle, tiles, expected):
+    spec = make_spec(bundle=make_bundle(tile=32, overlap=8), tiles=tiles)
+    assert spec.tiling == expected
+
+
+@pytest.mark.parametrize(
+    ("tiles", "message"),
+    [
+        (Tiles(tile=0), "tile must be 1 to 8192 px, got 0; the bundle's are tile=32 and "),
+        (Tiles(tile=8193), "tile must be 1 to 8192 px, got 8193"),
+        (Tiles(tile=8), "overlap must be less than a tile, 0 to 7 px, got 8; the bundle's"),
+        (Tiles(overlap=-1), "0 to 31 px, got -1; the bundle's are tile=32 and overlap=8, "),
+        (Tiles(blend="max"), "blend must be hann, crop or mean, got 'max'"),
+    ],
+)
+def test_tiles_that_cannot_be_are_refused(make_bundle, tiles, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        tiles.resolve(make_bundle(tile=32, overlap=8))
+
+
 def test_versions_are_in_the_fingerprint(make_spec, monkeypatch):
     spec = make_spec()
     before = spec.fingerprint("plan")
     with monkeypatch.context() as patch:
-        patch.setattr(spec_module, "RESULT_VERSION", 2)
+        patch.setattr(spec_module, "RESULT_VERSION", RESULT_VERSION + 1)
         assert spec.fingerprint("plan") != before
     with monkeypatch.context() as patch:
         patch.setattr(spec_module, "version", lambda _: "0.0.1")

@@ -1,0 +1,79 @@
+"""Runs with tiles of their own: both jobs, resumed and retried."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import rasterio
+from PIL import Image
+
+from deeplab.segmenter import Segmenter
+from deeplab.tiles import Tiling
+from jobs.cli import _main
+
+
+def command(*words):
+    return _main([str(word) for word in words])
+
+
+def options_of(bundle, tiling):
+    words = ["--bundle", bundle, "--local", "--device", "cpu"]
+    for name in ("tile", "overlap", "blend"):
+        words += ["-c", f"{name}={getattr(tiling, name)}"]
+    return words
+
+
+def masks(run):
+    parts = sorted((run / "masks").glob("*.parquet"))
+    return {
+        row["key"]: np.frombuffer(row["mask"], "uint8").reshape(row["height"], row["width"])
+        for part in parts
+        for row in pq.read_table(part).to_pylist()
+    }
+
+
+def test_a_map_is_what_the_segmenter_makes_of_the_raster_at_once(tmp_path, raster, network):
+    """By crop, which reads less than the other two; blocks of 512 px cut the raster."""
+    tiling = Tiling(tile=160, overlap=64, blend="crop")
+    words = options_of(network, tiling)
+    assert command("map", raster, tmp_path / "run", *words, "--block", 512) == 0
+    with (
+        rasterio.open(raster) as source,
+        rasterio.open(tmp_path / "run" / "rasters" / "scene.tif") as target,
+        Segmenter.load(network, device="cpu", threads=1) as segmenter,
+    ):
+        valid = source.dataset_mask() > 0
+        expected = segmenter.segment(source.read(), valid, tiling=tiling).mask
+        np.testing.assert_array_equal(target.read(1), expected)
+    assert len(np.unique(expected)) > 2, "no easy picture"
+
+
+def test_a_run_keeps_its_tiles(tmp_path, images, network, capsys):
+    tiling = Tiling(tile=48, overlap=20, blend="crop")
+    gallery, run = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(images, gallery)
+    held = (gallery / "5.png").read_bytes()
+    (gallery / "5.png").write_bytes(held[:100])
+    assert command("label", gallery, run, *options_of(network, tiling)) == 3
+
+    identity = json.loads((run / "job.json").read_text())["identity"]
+    assert [identity[name] for name in ("tile", "overlap", "blend")] == [48, 20, "crop"]
+    capsys.readouterr()
+    other = Tiling(tile=48, overlap=20, blend="mean")
+    assert command("label", gallery, run, *options_of(network, other)) == 2
+    assert "with other options (blend crop, now mean)" in capsys.readouterr().err
+
+    (gallery / "5.png").write_bytes(held)
+    assert command("retry", run, "--local") == 0
+    found = masks(run)
+    assert len(found) == 9
+    with Segmenter.load(network, device="cpu", threads=1) as segmenter:
+        for key in ("4.png", "5.png"):
+            with Image.open(gallery / key) as picture:
+                pixels = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+            valid = np.ones(pixels.shape[1:], dtype=bool)
+            expected = segmenter.segment(pixels, valid, tiling=tiling)
+            np.testing.assert_array_equal(found[key], expected.mask)
