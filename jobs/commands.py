@@ -20,7 +20,17 @@ from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
 from jobs.prefetch import map_ahead
 from jobs.runner import run
-from jobs.spec import Compute, Cut, Device, JobName, Limits, Policy, Precision, Spec
+from jobs.spec import (
+    Compute,
+    Cut,
+    Device,
+    JobName,
+    Limits,
+    Policy,
+    Precision,
+    Reading,
+    Spec,
+)
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
@@ -51,6 +61,7 @@ class Request:
     place: Place = field(default_factory=Place)
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -108,6 +119,7 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         access=request.access,
         policy=request.policy,
         limits=request.limits,
+        reading=request.reading,
         bundle_location=named if named == DEMO_BUNDLE else resolve(named),
     )
 

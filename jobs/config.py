@@ -13,14 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs.errors import InputError
-from jobs.settings import ACCESS, COMMANDS, SETTINGS, parse_setting, read_setting
+from jobs.settings import (
+    ACCESS,
+    COMMANDS,
+    READING,
+    SETTINGS,
+    parse_setting,
+    read_setting,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from jobs.commands import Request
     from jobs.engine import Place
-    from jobs.spec import JobName, Limits, Policy
+    from jobs.spec import JobName, Limits, Policy, Reading
     from jobs.storage import Access
 
 _LONGEST_FILE: Final = 2**15
@@ -147,6 +154,7 @@ def make_request(
         place=make_place(settings),
         policy=make_policy(settings),
         limits=make_limits(settings),
+        reading=make_reading(settings),
     )
 
 
@@ -189,6 +197,24 @@ def make_limits(settings: Mapping[str, Any]) -> Limits:
     from jobs.spec import Limits
 
     return Limits(seconds=settings["decode_timeout"], max_pixels=settings["max_pixels"])
+
+
+def make_reading(settings: Mapping[str, Any]) -> Reading:
+    """How rasters are read.
+
+    Raises:
+        InputError: The CRS means nothing, or a number is out of its range.
+    """
+    from jobs.access import resolve
+    from jobs.spec import Reading
+
+    fields = {name: settings.get(name) for name in READING}
+    roots = [resolve(place) for place in fields["allow_vrt"] or ()]
+    if fields["crs"] is not None:
+        from jobs.inputs.raster_grid import check_crs
+
+        check_crs(fields["crs"])
+    return Reading.parse(fields | {"allow_vrt": roots})
 
 
 def _read_assignment(key: str, text: str, command: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jobs.assembly import Rasters
 from jobs.errors import ItemError, StoreError
 from jobs.folder import list_folders, read_shards
 from jobs.inputs.decoding import read_info, read_window
-from jobs.inputs.rasters import parse_grid
+from jobs.inputs.raster_grid import parse_grid
 from jobs.inputs.sources import RASTER_SUFFIXES, find_items, refresh
 from jobs.job import Image, Job
 from jobs.ledger import DeadLetter, Ledger, Output, Record
@@ -112,7 +112,12 @@ class MapJob(Job):
         self._check_unchanged(item)
         with self._explained(item):
             pixels, valid = read_window(
-                item.uri, access, reach, bands=len(bundle.bands), limits=self.spec.limits
+                item.uri,
+                access,
+                reach,
+                bands=len(bundle.bands),
+                reading=self.spec.reading,
+                limits=self.spec.limits,
             )
         self._check_unchanged(item)
         if not valid[_inside(reach, block.core)].any():
@@ -199,17 +204,16 @@ class MapJob(Job):
     def _inspect(self, item: Item) -> RasterInfo | Refusal:
         try:
             with self._explained(item):
-                info = read_info(
-                    item.uri, self.spec.access, size=item.size, limits=self.spec.limits
+                return read_info(
+                    item.uri,
+                    self.spec.access,
+                    size=item.size,
+                    bands=len(self.spec.bundle.bands),
+                    reading=self.spec.reading,
+                    limits=self.spec.limits,
                 )
         except ItemError as error:
             return Refusal(code=error.code, message=error.message)
-        wanted = len(self.spec.bundle.bands)
-        if info.dtype != "uint8" or info.paletted or info.bands < wanted:
-            kind = "a palette" if info.paletted else f"{info.bands} bands of {info.dtype}"
-            text = f"the raster has {kind}; the bundle needs {wanted} bands of uint8"
-            return Refusal(code="unsupported", message=text)
-        return info
 
     @contextlib.contextmanager
     def _explained(self, item: Item) -> Iterator[None]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from jobs.bundle_file import load_bundle
 from jobs.commands import JOBS, stoppable
 from jobs.conclude import write_views
-from jobs.config import make_access, make_limits, make_place, make_policy
+from jobs.config import make_access, make_limits, make_place, make_policy, make_reading
 from jobs.engine import Place, open_engine
 from jobs.errors import CODES, InputError, RunError
 from jobs.folder import require_job
 from jobs.retry import plan_retry
 from jobs.runner import work_off
-from jobs.spec import Compute, Cut, Limits, Policy, Spec
+from jobs.spec import Compute, Cut, Limits, Policy, Reading, Spec
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class RetryRequest:
     place: Place = field(default_factory=Place)
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
+    allow_vrt: tuple[str, ...] = ()
+    """Roots of VRTs, which a run folder is not trusted to name."""
 
 
 def make_retry(
@@ -61,6 +63,7 @@ def make_retry(
         place=make_place(settings),
         policy=make_policy(settings),
         limits=make_limits(settings),
+        allow_vrt=make_reading(settings).allow_vrt,
     )
 
 
@@ -111,6 +114,7 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
             access=request.access,
             policy=request.policy,
             limits=request.limits,
+            reading=Reading.parse({**identity, "allow_vrt": request.allow_vrt}),
             bundle_location=held.get("bundle_location", ""),
         )
     except (KeyError, TypeError) as error:

@@ -15,12 +15,13 @@ import os
 import queue
 import random
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from jobs.errors import ItemError, StoreError
 from jobs.inputs.child import Child, KilledError, StalledError
-from jobs.spec import Limits
+from jobs.spec import Limits, Reading
 from jobs.storage import S3
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ _REQUESTS: Final = 1000
 _TRIES: Final = 3
 _DELAY_S: Final = 0.5
 _LIMITS: Final = Limits()
+_PLAINLY: Final = Reading()
 
 
 class Decoders:
@@ -169,7 +171,13 @@ def image_size(head: bytes, *, limits: Limits = _LIMITS) -> tuple[int, int]:
 
 
 def read_info(
-    uri: str, access: Access, *, size: int | None = None, limits: Limits = _LIMITS
+    uri: str,
+    access: Access,
+    *,
+    size: int | None = None,
+    bands: int | None = None,
+    reading: Reading = _PLAINLY,
+    limits: Limits = _LIMITS,
 ) -> RasterInfo:
     """Read a raster's header in a decoder.
 
@@ -178,6 +186,8 @@ def read_info(
         access: How to reach it.
         size: Bytes of the file, to see through a header that claims what no file
             of that size can hold.
+        bands: How many the bundle needs; None to look at any raster's header.
+        reading: What is read of the raster, and how.
         limits: What it may take.
 
     Raises:
@@ -186,14 +196,29 @@ def read_info(
     """
     from jobs.inputs.rasters import RasterInfo
 
-    info, _ = _ask_raster("info", {"size": size}, uri, access, limits)
+    fields = {"size": size, "bands": bands, "reading": asdict(reading)}
+    info, _ = _ask_raster("info", fields, uri, access, limits)
     return RasterInfo(**info)
 
 
 def read_window(
-    uri: str, access: Access, window: Window, *, bands: int, limits: Limits = _LIMITS
+    uri: str,
+    access: Access,
+    window: Window,
+    *,
+    bands: int,
+    reading: Reading = _PLAINLY,
+    limits: Limits = _LIMITS,
 ) -> Arrays:
-    """Read the first bands of a window in a decoder.
+    """Read a window of a raster in a decoder.
+
+    Args:
+        uri: Location of the raster.
+        access: How to reach it.
+        window: Inside the raster, on the grid that it is put on.
+        bands: How many the bundle needs.
+        reading: What is read of the raster, and how.
+        limits: What it may take.
 
     Returns:
         Pixels, uint8 (bands, H, W); and validity, bool (H, W): False where
@@ -204,7 +229,7 @@ def read_window(
         StoreError: The store did not answer.
     """
     box = [window.row, window.col, window.height, window.width]
-    fields = {"window": box, "bands": bands}
+    fields = {"window": box, "bands": bands, "reading": asdict(reading)}
     _, arrays = _ask_raster("window", fields, uri, access, limits)
     pixels, valid = _checked(arrays, bands=bands)
     if valid.shape != (window.height, window.width):

@@ -15,7 +15,7 @@ from rio_cogeo.cogeo import cog_info, cog_validate
 
 from deeplab.tiles import Window
 from jobs.inputs.decoding import read_info
-from jobs.inputs.rasters import parse_grid
+from jobs.inputs.raster_grid import parse_grid
 from jobs.outputs.cog import NODATA, Legend, decode_piece, encode_piece, write_cog
 from jobs.storage import Access
 from jobs.windows import cut_blocks

@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from dataclasses import fields, replace
 
@@ -12,7 +13,7 @@ from jobs.commands import make_spec as make_spec_of
 from jobs.engine import Place, open_engine
 from jobs.errors import InputError
 from jobs.ledger import DeadLetter
-from jobs.spec import STAGES, Compute, Cut, Limits, Policy, Spec
+from jobs.spec import STAGES, Compute, Cut, Limits, Policy, Reading, Spec
 from jobs.storage import Access
 
 RESULT, RUN, NEUTRAL, PARTS = "result", "run", "neutral", "parts"
@@ -32,6 +33,7 @@ FIELDS = {
         "place": (PARTS, Place),
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
+        "reading": (PARTS, Reading),
     },
     Spec: {
         "job": (RESULT, "map"),
@@ -44,6 +46,7 @@ FIELDS = {
         "access": (PARTS, Access),
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
+        "reading": (PARTS, Reading),
         "bundle_location": (NEUTRAL, "/elsewhere"),
     },
     Compute: {
@@ -81,6 +84,13 @@ FIELDS = {
     Limits: {
         "seconds": (NEUTRAL, 1.0),
         "max_pixels": (NEUTRAL, 9),
+    },
+    Reading: {
+        "bands": (RESULT, (3, 2, 1)),
+        "value_range": (RESULT, (0.0, 10_000.0)),
+        "crs": (RESULT, "EPSG:3857"),
+        "resolution": (RESULT, 0.5),
+        "allow_vrt": (NEUTRAL, ("/data",)),
     },
 }
 """Every field of what is asked for, and of what a run is."""
@@ -133,6 +143,7 @@ def make_run(make_bundle, tmp_path):
                 place=change(Place(local=True, device="cpu")),
                 policy=change(Policy()),
                 limits=change(Limits()),
+                reading=change(Reading()),
             )
         )
         # Where there is no cluster, the device is the one that was asked for.
@@ -173,6 +184,43 @@ def test_another_bundle_changes_the_fingerprint(make_spec, make_bundle, change):
 def test_tiles_are_in_the_fingerprint(make_spec, make_bundle, change):
     spec = make_spec(bundle=make_bundle(**change))
     assert spec.fingerprint("plan") != make_spec().fingerprint("plan")
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [Reading(), Reading(bands=(4, 3, 2), value_range=(0, 1.5), crs="a", resolution=2.0)],
+    ids=["plain", "full"],
+)
+def test_a_reading_comes_back_from_the_run_folder(make_spec, reading):
+    held = json.loads(json.dumps(make_spec(reading=reading).identity()))
+    assert held == make_spec(reading=reading).identity()
+    assert Reading.parse(held) == reading
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"bands": (1, 0, 2)}, "bands count from 1, got 1,0,2"),
+        ({"bands": ()}, "bands count from 1, got none"),
+        ({"value_range": (5, 5)}, "two numbers, the lower one first, got 5,5"),
+        ({"value_range": (0, float("nan"))}, "the lower one first, got 0,nan"),
+        ({"resolution": 0.0}, "resolution must be more than 0, got 0"),
+        ({"resolution": float("inf")}, "resolution must be more than 0, got inf"),
+    ],
+    ids=str,
+)
+def test_a_reading_that_makes_no_sense_is_refused(fields, words):
+    with pytest.raises(InputError) as caught:
+        Reading(**fields)
+    assert words in str(caught.value)
+
+
+def test_the_bundle_gets_as_many_bands_as_it_needs(make_spec):
+    with pytest.raises(InputError) as caught:
+        make_spec(reading=Reading(bands=(4, 3)))
+    assert str(caught.value) == (
+        "--bands must name 3 bands for this bundle (red, green, blue), got 4,3"
+    )
 
 
 def test_versions_are_in_the_fingerprint(make_spec, monkeypatch):
