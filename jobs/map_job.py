@@ -16,6 +16,7 @@ from jobs.errors import ItemError, StoreError
 from jobs.folder import list_folders, read_shards
 from jobs.inputs.decoding import read_info, read_window
 from jobs.inputs.raster_grid import parse_grid
+from jobs.inputs.raster_plan import refuse_side_mask, tell_nowhere
 from jobs.inputs.sources import RASTER_SUFFIXES, find_items, refresh
 from jobs.job import Image, Job
 from jobs.ledger import DeadLetter, Ledger, Output, Record
@@ -58,7 +59,7 @@ class MapJob(Job):
         check_block(block)
         store = open_store(self.spec.access)
         items = find_items(store, self.spec.source, RASTER_SUFFIXES, limit=self.spec.limit)
-        headers = map_ahead(self._inspect, items, threads=_HEADER_READERS)
+        headers = tell_nowhere(map_ahead(self._inspect, items, threads=_HEADER_READERS))
         parts = itertools.starmap(self._cut, zip(items, headers, strict=True))
         yield from _number(itertools.chain.from_iterable(parts))
 
@@ -204,6 +205,7 @@ class MapJob(Job):
     def _inspect(self, item: Item) -> RasterInfo | Refusal:
         try:
             with self._explained(item):
+                refuse_side_mask(open_store(self.spec.access), item.uri)
                 return read_info(
                     item.uri,
                     self.spec.access,

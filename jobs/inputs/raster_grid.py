@@ -42,6 +42,8 @@ class Target:
     width: int
     transform: Affine
     crs: CRS
+    scale: float
+    """Pixels of the grid for one of the raster's, along a side; below 1 for larger ones."""
 
 
 def check_crs(text: str) -> None:
@@ -134,7 +136,8 @@ def find_target(raster: DatasetReader, reading: Reading) -> Target | None:
     except GDAL_ERRORS as error:
         text = f"it cannot be put on {crs.to_string()[:60]}: {error.__cause__ or error}"
         raise ItemError("unsupported", text[:300]) from error
-    size = reading.resolution or transform.a
+    natural = transform.a
+    size = reading.resolution or natural
     left, top = transform.c, transform.f
     right, bottom = left + width * transform.a, top + height * transform.e
     if not all(map(math.isfinite, (left, top, right, bottom))):
@@ -149,6 +152,7 @@ def find_target(raster: DatasetReader, reading: Reading) -> Target | None:
         width=width,
         transform=Affine(size, 0.0, first_col * size, 0.0, -size, -first_row * size),
         crs=crs,
+        scale=natural / size,
     )
 
 

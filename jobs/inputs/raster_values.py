@@ -4,10 +4,11 @@ The network sees bytes. Bands of uint8 are passed on as they are; of any other t
 or with a scale and offset, a value is first brought to what it means and then from
 the run's range to 0..255, clipped. A palette is expanded to red, green and blue.
 
-A pixel is data where the mask of the file, its alpha band or its nodata value says
-so for any of the bands that are read, and where all of them hold finite numbers.
-GDAL's own ``dataset_mask`` looks at every band of the file instead, so that a pixel
-would count which has data in none of the bands that matter here.
+A pixel is data where neither the mask of the file nor its alpha band says otherwise,
+where any of the bands that are read differs from nodata, and where all of them hold
+finite numbers. GDAL's own ``dataset_mask`` asks every band of the file for nodata, so
+that a pixel would count which has data in none of the bands that matter here; and it
+knows alpha in files of two or four bands alone.
 """
 
 from __future__ import annotations
@@ -120,6 +121,12 @@ def read_pixels(
         to_bytes(raw, choice, pixels[:, part], valid[part])
 
 
+def alpha_of(raster: DatasetReader) -> int:
+    """Number of the band that is alpha; 0 where none is."""
+    kinds = [kind.name for kind in raster.colorinterp]
+    return len(kinds) - kinds[::-1].index("alpha") if "alpha" in kinds else 0
+
+
 def to_bytes(
     raw: NDArray[Any],
     choice: Choice,
@@ -201,6 +208,9 @@ def _read_mask(
     # One for all bands need not be read for each.
     chosen = bands[:1] if "nodata" not in names else tuple(sorted(set(bands)))
     found: NDArray[np.bool_] = raster.read_masks(list(chosen), window=box).any(axis=0)
+    alpha = alpha_of(raster)
+    if alpha and "alpha" not in names:
+        found &= raster.read(alpha, window=box) > 0
     return found
 
 

@@ -20,7 +20,7 @@ from rasterio.transform import Affine
 from rasterio.warp import reproject
 
 from jobs.errors import ItemError
-from jobs.inputs.raster_values import to_bytes
+from jobs.inputs.raster_values import alpha_of, to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 CHUNK: Final = 256
 """Side of what is computed at once, in px of the target. Another one would change
 pixels, in the last bits at least."""
+
+_FAR: Final = -1e38
+"""A value that no pixel has."""
 
 
 def read_warped(
@@ -89,9 +92,12 @@ def _read_chunk(
     place = {
         "dst_transform": target.transform @ Affine.translation(left, top),
         "dst_crs": target.crs,
+        # GDAL would find them for each chunk anew, and blur each in another way.
+        "XSCALE": target.scale,
+        "YSCALE": target.scale,
     }
     bands = list(choice.bands)
-    alpha = _alpha_of(raster)
+    alpha = alpha_of(raster)
     nearest = _warp(raster, bands, place, resampling=Resampling.nearest)
     known: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(nearest))
     if alpha:
@@ -113,15 +119,17 @@ def _warp(
     resampling: Resampling,
     alpha: int = 0,
 ) -> NDArray[np.float64]:
-    """One chunk of some bands; NaN where none of them has data."""
+    """One chunk of some bands; NaN where none of them has data, unless alpha says so."""
     count = len(bands) + bool(alpha)
-    values = np.full((count, CHUNK, CHUNK), np.nan)
+    # What is nowhere is multiplied by 0 where there is alpha, so it must be finite.
+    nowhere = _FAR if alpha else np.nan
+    values = np.full((count, CHUNK, CHUNK), nowhere)
     reproject(
         rasterio.band(raster, bands),
         values,
         **place,
         src_crs=_crs_of(raster),
-        dst_nodata=np.nan,
+        dst_nodata=nowhere,
         resampling=resampling,
         src_alpha=alpha,
         dst_alpha=count if alpha else 0,
@@ -134,15 +142,6 @@ def _warp(
 
 def _to_uint8(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def _alpha_of(raster: DatasetReader) -> int:
-    """Number of the band that is alpha and stands for the mask; 0 where none does."""
-    flags = {flag.name for band in raster.mask_flag_enums for flag in band}
-    if "alpha" not in flags:
-        return 0
-    kinds = [kind.name for kind in raster.colorinterp]
-    return kinds.index("alpha") + 1
 
 
 def _crs_of(raster: DatasetReader) -> Any:  # noqa: ANN401 - None, or a CRS
