@@ -49,7 +49,7 @@ _policy = with_options(
     setting("max_dead_letters", metavar="N|X%"),
 )
 _shard_items = setting("shard_items")
-_block = with_options(setting("block"), setting("bands", metavar="N,N,..."))
+_block = setting("block")
 
 
 @click.group(context_settings=_CONTEXT)

@@ -17,7 +17,7 @@ from jobs.folder import list_folders, read_shards
 from jobs.inputs.decoding import read_info, read_window
 from jobs.inputs.raster_grid import parse_grid
 from jobs.inputs.raster_plan import refuse_side_mask, tell_nowhere
-from jobs.inputs.sources import RASTER_SUFFIXES, find_items, refresh
+from jobs.inputs.sources import find_items, raster_suffixes, refresh
 from jobs.job import Image, Job
 from jobs.ledger import DeadLetter, Ledger, Output, Record
 from jobs.outputs.cog import Legend, decode_piece, encode_piece, write_cog
@@ -58,7 +58,8 @@ class MapJob(Job):
         block = self.spec.cut.block
         check_block(block)
         store = open_store(self.spec.access)
-        items = find_items(store, self.spec.source, RASTER_SUFFIXES, limit=self.spec.limit)
+        suffixes = raster_suffixes(self.spec.reading)
+        items = find_items(store, self.spec.source, suffixes, limit=self.spec.limit)
         headers = tell_nowhere(map_ahead(self._inspect, items, threads=_HEADER_READERS))
         parts = itertools.starmap(self._cut, zip(items, headers, strict=True))
         yield from _number(itertools.chain.from_iterable(parts))

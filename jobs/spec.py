@@ -257,7 +257,7 @@ class Spec:
         bands, needed = self.reading.bands, self.bundle.bands
         if bands is not None and len(bands) != len(needed):
             raise InputError(
-                f"--bands must name {len(needed)} bands for this bundle "
+                f"bands must name {len(needed)} bands for this bundle "
                 f"({', '.join(needed)}), got {_commas(bands)}"
             )
 

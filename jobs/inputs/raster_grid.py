@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -46,6 +46,30 @@ class Target:
     """Pixels of the grid for one of the raster's, along a side; below 1 for larger ones."""
 
 
+class Place(Protocol):
+    """Where a raster lies, whatever it is read with."""
+
+    @property
+    def crs(self) -> CRS | None:
+        """Of the transform."""
+        ...
+
+    @property
+    def transform(self) -> Affine:
+        """From (column, row) to coordinates."""
+        ...
+
+    @property
+    def gcps(self) -> tuple[list[GroundControlPoint], CRS | None]:
+        """Control points, and their CRS."""
+        ...
+
+    @property
+    def rpcs(self) -> RPC | None:
+        """Rational polynomials."""
+        ...
+
+
 def check_crs(text: str) -> None:
     """Refuse a CRS that means nothing.
 
@@ -60,7 +84,7 @@ def check_crs(text: str) -> None:
         ) from error
 
 
-def describe_grid(raster: DatasetReader, target: Target | None = None) -> str:
+def describe_grid(raster: Place, target: Target | None = None) -> str:
     """Where a raster lies, as JSON for ``parse_grid``.
 
     Args:
@@ -187,12 +211,12 @@ def _floor(value: float) -> int:
     return math.floor(value + _SLACK)
 
 
-def _crs_of(raster: DatasetReader) -> CRS | None:
+def _crs_of(raster: Place) -> CRS | None:
     points, points_crs = raster.gcps
     return points_crs if points else raster.crs
 
 
-def _read_rpcs(raster: DatasetReader) -> RPC | None:
+def _read_rpcs(raster: Place) -> RPC | None:
     try:
         rpcs = raster.rpcs
         # Written and read as it will be, so that what is damaged shows here.

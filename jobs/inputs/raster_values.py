@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from rasterio.windows import Window as GdalWindow
@@ -39,7 +39,7 @@ BYTES: Final = (0.0, 255.0)
 
 _COLORS: Final = 3
 _VALUES_AT_ONCE: Final = 2**23
-_HINT: Final = "choose others with --bands"
+_HINT: Final = "choose others with -c bands=N,N,..."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,31 @@ class Choice:
         return len(self.channels or self.bands)
 
 
-def choose(raster: DatasetReader, wanted: int, reading: Reading) -> Choice:
+class Header(Protocol):
+    """What must be known of a raster, whatever it is read with."""
+
+    @property
+    def colorinterp(self) -> tuple[Any, ...]:
+        """Whose ``name`` says what a band is, e.g. ``alpha``."""
+        ...
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Of each band."""
+        ...
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Of each band, 1 where there is none."""
+        ...
+
+    @property
+    def offsets(self) -> tuple[float, ...]:
+        """Of each band, 0 where there is none."""
+        ...
+
+
+def choose(raster: Header, wanted: int, reading: Reading) -> Choice:
     """Find out how to make bytes of a raster.
 
     Args:
@@ -84,7 +108,7 @@ def choose(raster: DatasetReader, wanted: int, reading: Reading) -> Choice:
     dtype = raster.dtypes[0]
     if reading.bands is None and len(data) < wanted:
         text = f"the raster has {_count(len(data))} of {dtype}; the bundle needs {wanted}"
-        raise _unsupported(f"{text}; say which to take with --bands, e.g. 1,1,1")
+        raise _unsupported(f"{text}; say which to take, e.g. -c bands=1,1,1")
     bands = reading.bands or tuple(data[:wanted])
     _check_bands(bands, kinds)
     types = sorted({raster.dtypes[band - 1] for band in bands})
@@ -121,7 +145,7 @@ def read_pixels(
         to_bytes(raw, choice, pixels[:, part], valid[part])
 
 
-def alpha_of(raster: DatasetReader) -> int:
+def alpha_of(raster: Header) -> int:
     """Number of the band that is alpha; 0 where none is."""
     kinds = [kind.name for kind in raster.colorinterp]
     return len(kinds) - kinds[::-1].index("alpha") if "alpha" in kinds else 0
@@ -150,7 +174,7 @@ def to_bytes(
             _stretch(band, scale, choice.value_range, out, valid)
 
 
-def _choose_colors(raster: DatasetReader, wanted: int, reading: Reading) -> Choice:
+def _choose_colors(raster: Any, wanted: int, reading: Reading) -> Choice:  # noqa: ANN401
     """A palette counts as three bands of bytes, of which bands may be chosen."""
     if wanted != _COLORS:
         text = f"the raster has a palette, which makes 3 bands; the bundle needs {wanted}"

@@ -111,14 +111,14 @@ def read_info(
             nothing; ``too_large``; or ``unsupported``: it cannot be read as wanted.
     """
     with open_raster(path, options) as raster:
-        _check_size(raster, size)
+        _check_claim(raster, size)
         if bands is not None:
             choose(raster, bands, reading)
         target = find_target(raster, reading)
         grid = describe_grid(raster, target)
         parse_grid(grid)
         place = raster if target is None else target
-        _check_pixels(place.height, place.width)
+        check_size(place.height, place.width, raster.count)
         alpha = sum(kind.name == "alpha" for kind in raster.colorinterp)
         return RasterInfo(
             height=place.height,
@@ -200,15 +200,25 @@ def open_raster(path: str, options: Mapping[str, str]) -> Iterator[DatasetReader
             raise explain(error, faults.newest if remote else None) from error
 
 
+def check_size(height: int, width: int, bands: int) -> None:
+    """Refuse a raster that is too large, whatever is in it.
+
+    Raises:
+        ItemError: ``too_large``.
+    """
+    if width * height > MAX_PIXELS:
+        raise ItemError("too_large", f"{width} x {height} px exceed {MAX_PIXELS} pixels")
+    if bands > MAX_BANDS:
+        raise ItemError("too_large", f"{bands} bands exceed {MAX_BANDS}")
+
+
 def _check_blocks(raster: DatasetReader) -> None:
     """Refuse what must not be read, before anything of it is.
 
     Raises:
         ItemError: ``too_large``.
     """
-    _check_pixels(raster.height, raster.width)
-    if raster.count > MAX_BANDS:
-        raise ItemError("too_large", f"{raster.count} bands exceed {MAX_BANDS}")
+    check_size(raster.height, raster.width, raster.count)
     height, width = max(raster.block_shapes, key=math.prod)
     if height * width > MAX_BLOCK:
         raise ItemError(
@@ -218,12 +228,7 @@ def _check_blocks(raster: DatasetReader) -> None:
         )
 
 
-def _check_pixels(height: int, width: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ItemError("too_large", f"{width} x {height} px exceed {MAX_PIXELS} pixels")
-
-
-def _check_size(raster: DatasetReader, size: int | None) -> None:
+def _check_claim(raster: DatasetReader, size: int | None) -> None:
     """Refuse a header that claims more blocks than the file has room to list.
 
     Raises:

@@ -12,12 +12,18 @@ from jobs.shards import Item
 
 if TYPE_CHECKING:
     from jobs.disk import Object
+    from jobs.spec import Reading
     from jobs.storage import Store
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 RASTER_SUFFIXES: Final = (".tif", ".tiff")
 _HEADER_BYTES: Final = 2**18
 """More than the largest EXIF block that comes before a JPEG's size."""
+
+
+def raster_suffixes(reading: Reading) -> tuple[str, ...]:
+    """What counts as a raster; VRTs only where the user allows them."""
+    return (*RASTER_SUFFIXES, ".vrt") if reading.allow_vrt else RASTER_SUFFIXES
 
 
 def find_items(

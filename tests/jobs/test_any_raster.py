@@ -182,8 +182,8 @@ def test_the_first_bands_are_taken_but_never_alpha(write_raster):
 def test_one_band_is_repeated_only_where_asked(write_raster):
     uri = write_raster(noise("uint8", 1))
     assert refusal(uri) == (
-        "the raster has 1 band of uint8; the bundle needs 3; say which to take with "
-        "--bands, e.g. 1,1,1"
+        "the raster has 1 band of uint8; the bundle needs 3; say which to take, e.g. "
+        "-c bands=1,1,1"
     )
     _, found, _ = read_all(uri, Reading(bands=(1, 1, 1)))
     np.testing.assert_array_equal(found, np.repeat(noise("uint8", 1), 3, axis=0))
@@ -206,7 +206,10 @@ def test_a_bundle_of_any_number_of_bands(write_raster, count):
 )
 def test_bands_that_are_none_are_refused(write_raster, bands, words):
     uri = write_raster(noise("uint8", 4), color=RGBA)
-    assert refusal(uri, Reading(bands=bands)) == f"{words}; choose others with --bands"
+    assert (
+        refusal(uri, Reading(bands=bands))
+        == f"{words}; choose others with -c bands=N,N,..."
+    )
 
 
 # Palettes

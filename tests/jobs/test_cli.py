@@ -154,8 +154,6 @@ def test_a_flag_means_the_same_everywhere():
         if name == ("demo",):
             continue
         for option in command.params:
-            if (*name, option.name) == ("bundle", "import", "bands"):
-                continue  # names of a bundle's bands, elsewhere numbers of a file's
             if isinstance(option, click.Option) and option.name not in {"help", "version"}:
                 about = (option.help, option.type.name, option.default, option.is_flag)
                 assert seen.setdefault(option.name, about) == about, (name, option.name)

@@ -219,7 +219,7 @@ def test_the_bundle_gets_as_many_bands_as_it_needs(make_spec):
     with pytest.raises(InputError) as caught:
         make_spec(reading=Reading(bands=(4, 3)))
     assert str(caught.value) == (
-        "--bands must name 3 bands for this bundle (red, green, blue), got 4,3"
+        "bands must name 3 bands for this bundle (red, green, blue), got 4,3"
     )
 
 
