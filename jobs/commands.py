@@ -30,6 +30,7 @@ from jobs.spec import (
     Policy,
     Precision,
     Product,
+    Reading,
     Spec,
     Tiles,
 )
@@ -66,6 +67,7 @@ class Request:
     limits: Limits = field(default_factory=Limits)
     product: Product = field(default_factory=Product)
     pick: Pick = field(default_factory=Pick)
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -127,6 +129,7 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         policy=request.policy,
         limits=request.limits,
         pick=request.pick,
+        reading=request.reading,
         bundle_location=named if named == DEMO_BUNDLE else resolve(named),
     )
 

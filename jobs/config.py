@@ -17,6 +17,7 @@ from jobs.settings import (
     ACCESS,
     COMMANDS,
     PRODUCT,
+    READING,
     SETTINGS,
     TILES,
     parse_setting,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from jobs.commands import Request
     from jobs.engine import Place
-    from jobs.spec import JobName, Limits, Policy
+    from jobs.spec import JobName, Limits, Policy, Reading
     from jobs.storage import Access
 
 _LONGEST_FILE: Final = 2**15
@@ -158,6 +159,7 @@ def make_request(
         limits=make_limits(settings),
         product=Product(**{name: settings[name] for name in PRODUCT if name in settings}),
         pick=Pick(column=settings["source_column"], asset=settings["asset"]),
+        reading=make_reading(settings),
     )
 
 
@@ -200,6 +202,24 @@ def make_limits(settings: Mapping[str, Any]) -> Limits:
     from jobs.spec import Limits
 
     return Limits(seconds=settings["decode_timeout"], max_pixels=settings["max_pixels"])
+
+
+def make_reading(settings: Mapping[str, Any]) -> Reading:
+    """How rasters are read.
+
+    Raises:
+        InputError: The CRS means nothing, or a number is out of its range.
+    """
+    from jobs.access import resolve
+    from jobs.spec import Reading
+
+    fields = {name: settings.get(name) for name in READING}
+    roots = [resolve(place) for place in fields["allow_vrt"] or ()]
+    if fields["crs"] is not None:
+        from jobs.inputs.raster_grid import check_crs
+
+        check_crs(fields["crs"])
+    return Reading.parse(fields | {"allow_vrt": roots})
 
 
 def _read_assignment(key: str, text: str, command: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from jobs.catalog import write_catalog
 from jobs.errors import ItemError, StoreError
 from jobs.folder import list_folders, read_shards
 from jobs.inputs.decoding import read_info, read_window
-from jobs.inputs.sources import RASTER_SUFFIXES, find_items, refresh
+from jobs.inputs.raster_plan import refuse_side_mask, tell_nowhere
+from jobs.inputs.sources import find_items, raster_suffixes, refresh
 from jobs.job import Image, Job
 from jobs.ledger import DeadLetter, Ledger, Output, Record
 from jobs.outputs.classes import class_table
@@ -64,10 +65,9 @@ class MapJob(Job):
         check_block(block)
         store = open_store(self.spec.access)
         spec = self.spec
-        items = find_items(
-            store, spec.source, RASTER_SUFFIXES, limit=spec.limit, pick=spec.pick
-        )
-        headers = map_ahead(self._inspect, items, threads=_HEADER_READERS)
+        suffixes = raster_suffixes(spec.reading)
+        items = find_items(store, spec.source, suffixes, limit=spec.limit, pick=spec.pick)
+        headers = tell_nowhere(map_ahead(self._inspect, items, threads=_HEADER_READERS))
         parts = itertools.starmap(self._cut, zip(items, headers, strict=True))
         yield from _number(itertools.chain.from_iterable(parts))
 
@@ -117,7 +117,12 @@ class MapJob(Job):
         self._check_unchanged(item)
         with self._explained(item):
             pixels, valid = read_window(
-                item.uri, access, reach, bands=len(bundle.bands), limits=self.spec.limits
+                item.uri,
+                access,
+                reach,
+                bands=len(bundle.bands),
+                reading=self.spec.reading,
+                limits=self.spec.limits,
             )
         self._check_unchanged(item)
         if not valid[_inside(reach, block.core)].any():
@@ -236,17 +241,17 @@ class MapJob(Job):
     def _inspect(self, item: Item) -> RasterInfo | Refusal:
         try:
             with self._explained(item):
-                info = read_info(
-                    item.uri, self.spec.access, size=item.size, limits=self.spec.limits
+                refuse_side_mask(open_store(self.spec.access), item.uri)
+                return read_info(
+                    item.uri,
+                    self.spec.access,
+                    size=item.size,
+                    bands=len(self.spec.bundle.bands),
+                    reading=self.spec.reading,
+                    limits=self.spec.limits,
                 )
         except ItemError as error:
             return Refusal(code=error.code, message=error.message)
-        wanted = len(self.spec.bundle.bands)
-        if info.dtype != "uint8" or info.paletted or info.bands < wanted:
-            kind = "a palette" if info.paletted else f"{info.bands} bands of {info.dtype}"
-            text = f"the raster has {kind}; the bundle needs {wanted} bands of uint8"
-            return Refusal(code="unsupported", message=text)
-        return info
 
     @contextlib.contextmanager
     def _explained(self, item: Item) -> Iterator[None]:

@@ -10,14 +10,14 @@ from deeplab.tiles import BLENDS
 from jobs.bundle_file import load_bundle
 from jobs.commands import JOBS, stoppable
 from jobs.conclude import write_views
-from jobs.config import make_access, make_limits, make_place, make_policy
+from jobs.config import make_access, make_limits, make_place, make_policy, make_reading
 from jobs.engine import Place, open_engine
 from jobs.errors import CODES, InputError, RunError
 from jobs.folder import require_job
 from jobs.retry import plan_retry
 from jobs.runner import work_off
 from jobs.settings import PRODUCT
-from jobs.spec import Compute, Cut, Limits, Policy, Product, Spec, Tiles
+from jobs.spec import Compute, Cut, Limits, Pick, Policy, Product, Reading, Spec, Tiles
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class RetryRequest:
     place: Place = field(default_factory=Place)
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
+    allow_vrt: tuple[str, ...] = ()
+    """Roots of VRTs, which a run folder is not trusted to name."""
 
 
 def make_retry(
@@ -63,6 +65,7 @@ def make_retry(
         place=make_place(settings),
         policy=make_policy(settings),
         limits=make_limits(settings),
+        allow_vrt=make_reading(settings).allow_vrt,
     )
 
 
@@ -118,9 +121,11 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
             ),
             cut=Cut(**held["cut"]),
             product=Product(**{name: identity[name] for name in known}),
+            pick=Pick(column=identity["source_column"], asset=identity["asset"]),
             access=request.access,
             policy=request.policy,
             limits=request.limits,
+            reading=Reading.parse({**identity, "allow_vrt": request.allow_vrt}),
             bundle_location=held.get("bundle_location", ""),
         )
     except (KeyError, TypeError) as error:

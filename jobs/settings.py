@@ -95,6 +95,44 @@ def _read_reactions(value: Any) -> tuple[str, ...]:  # noqa: ANN401
     return tuple(f"{stage}={reaction}" for stage, reaction in found.items())
 
 
+def _parse_list(kind: type) -> Callable[[str], tuple[Any, ...]]:
+    def parse(text: str) -> tuple[Any, ...]:
+        return tuple(kind(part.strip()) for part in text.split(","))
+
+    return parse
+
+
+def _read_list(*kinds: type) -> Callable[[Any], tuple[Any, ...]]:
+    """Read a list, or text with commas, of values that have one of these types."""
+
+    def read(value: Any) -> tuple[Any, ...]:  # noqa: ANN401
+        if isinstance(value, str):
+            return _parse_list(kinds[0])(value)
+        if not isinstance(value, list | tuple) or any(
+            type(one) not in kinds for one in value
+        ):
+            raise TypeError
+        return tuple(kinds[0](one) for one in value)
+
+    return read
+
+
+def _parse_range(text: str) -> tuple[float, float]:
+    low, high = _parse_list(float)(text)
+    return low, high
+
+
+def _read_range(value: Any) -> tuple[float, float]:  # noqa: ANN401
+    low, high = _read_list(float, int)(value)
+    return low, high
+
+
+def _read_number(value: Any) -> float:  # noqa: ANN401
+    if type(value) not in {int, float}:
+        raise TypeError
+    return float(value)
+
+
 FLAG: Final = Kind(
     allowed="true or false",
     parse=lambda text: {"true": True, "false": False}[text],
@@ -102,6 +140,18 @@ FLAG: Final = Kind(
 )
 WHOLE: Final = Kind(allowed="a whole number", parse=int, read=_exactly(int))
 TEXT: Final = Kind(allowed="text", parse=str, read=_exactly(str))
+NUMBER: Final = Kind(allowed="a number", parse=float, read=_read_number)
+BANDS: Final = Kind(
+    allowed="band numbers such as 4,3,2", parse=_parse_list(int), read=_read_list(int)
+)
+RANGE: Final = Kind(
+    allowed="two numbers such as 0,10000", parse=_parse_range, read=_read_range
+)
+PLACES: Final = Kind(
+    allowed="folders or s3:// prefixes, with commas between them",
+    parse=_parse_list(str),
+    read=_read_list(str),
+)
 SECONDS: Final = Kind(
     allowed="seconds, or a time such as 90s, 15m or 2h",
     parse=_parse_seconds,
@@ -166,6 +216,24 @@ SETTINGS: Final = {
         about="Where tiles overlap, hann: smoothly from one to the other; crop: the one "
         "whose centre is nearest; mean: all alike.",
     ),
+    "bands": Setting(
+        kind=BANDS,
+        about="Bands to read, e.g. 4,3,2.  [default: the first that the bundle needs]",
+    ),
+    "value_range": Setting(
+        kind=RANGE,
+        about="Values that are black and white, e.g. 0,10000; bands of uint8 need none.",
+    ),
+    "crs": Setting(
+        kind=TEXT, about="Put rasters on this CRS first, e.g. EPSG:3857, with resolution."
+    ),
+    "resolution": Setting(
+        kind=NUMBER, about="Pixel size on the way, in units of the CRS; grids align on it."
+    ),
+    "allow_vrt": Setting(
+        kind=PLACES,
+        about="Read VRTs too, whose sources all lie under one of these folders.",
+    ),
     "local": Setting(kind=FLAG, default=False, about="One process, without Ray."),
     "address": Setting(kind=TEXT, about="Ray cluster to join, e.g. auto."),
     "replicas": Setting(kind=WHOLE, about="Models to hold.  [default: all that fit]"),
@@ -225,6 +293,7 @@ PLACE: Final = (
     "capacity_timeout",
     "allow_unauthenticated",
 )
+READING: Final = ("bands", "value_range", "crs", "resolution", "allow_vrt")
 POLICY: Final = ("on_error", "max_dead_letters")
 PRODUCT: Final = ("confidence", "compression")
 LIMITS: Final = ("decode_timeout", "max_pixels")
@@ -236,8 +305,8 @@ _COMPUTE: Final = ("device", "precision", "threads")
 
 COMMANDS: Final = {
     "label": (*_SOURCE, "shard_items", "shard_bytes", *TILES, *_COMPUTE, *_SHARED),
-    "map": (*_SOURCE, "block", *PRODUCT, *TILES, *_COMPUTE, *_SHARED),
-    "retry": ("bundle", *_SHARED),
+    "map": (*_SOURCE, "block", *READING, *PRODUCT, *TILES, *_COMPUTE, *_SHARED),
+    "retry": ("bundle", "allow_vrt", *_SHARED),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""
 

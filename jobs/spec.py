@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from importlib.metadata import version
@@ -145,6 +146,68 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How the pixels of rasters are read.
+
+    All of it changes results but ``allow_vrt``, which only says what may be read.
+    """
+
+    bands: tuple[int, ...] | None = None
+    """Bands of the file, from 1, in the order of the bundle's; None for the first."""
+
+    value_range: tuple[float, float] | None = None
+    """Values, after scale and offset, that the network sees as 0 and 255."""
+
+    crs: str | None = None
+    """Where to put rasters before they are read; None for where they lie."""
+
+    resolution: float | None = None
+    """Side of a pixel there, in units of that CRS; None for what fits each raster."""
+
+    allow_vrt: tuple[str, ...] = ()
+    """Absolute folders or prefixes that VRTs may name sources under; neutral."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.bands is not None and (not self.bands or min(self.bands) < 1):
+            raise InputError(f"bands count from 1, got {_commas(self.bands)}")
+        if self.value_range is not None:
+            low, high = self.value_range
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise InputError(
+                    f"value_range must be two numbers, the lower one first, got "
+                    f"{_commas(self.value_range)}"
+                )
+        size = self.resolution
+        if size is not None and not (math.isfinite(size) and size > 0):
+            raise InputError(f"resolution must be more than 0, got {size:g}")
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Reading:
+        """Of fields as JSON holds them; others are passed over."""
+        given: dict[str, Any] = {
+            name: tuple(fields[name]) if isinstance(fields[name], list) else fields[name]
+            for name in cls.__slots__
+            if fields.get(name) is not None
+        }
+        return cls(**given)
+
+    @property
+    def is_warped(self) -> bool:
+        """Whether pixels are computed for another grid than the file's."""
+        return self.crs is not None or self.resolution is not None
+
+    def results(self) -> dict[str, Any]:
+        """What changes results, as JSON gives it back."""
+        return {
+            "bands": None if self.bands is None else list(self.bands),
+            "value_range": None if self.value_range is None else list(self.value_range),
+            "crs": self.crs,
+            "resolution": self.resolution,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """When a run gives up. Neutral: what is done by then stays as it is."""
 
@@ -239,8 +302,18 @@ class Spec:
     limits: Limits = field(default_factory=Limits)
     product: Product = field(default_factory=Product)
     pick: Pick = field(default_factory=Pick)
+    reading: Reading = field(default_factory=Reading)
     bundle_location: str = ""
     """Where the bundle lies, or ``demo``, so that a retry can load it again."""
+
+    def __post_init__(self) -> None:
+        """Check that the bundle gets the bands that it needs."""
+        bands, needed = self.reading.bands, self.bundle.bands
+        if bands is not None and len(bands) != len(needed):
+            raise InputError(
+                f"bands must name {len(needed)} bands for this bundle "
+                f"({', '.join(needed)}), got {_commas(bands)}"
+            )
 
     @property
     def tiling(self) -> Tiling:
@@ -270,6 +343,7 @@ class Spec:
             "batch": self.compute.batch,
             **asdict(self.compute),
             **asdict(self.product),
+            **self.reading.results(),
             "torch": version("torch").split("+")[0],
             "result_version": RESULT_VERSION,
         }
@@ -281,6 +355,10 @@ class Spec:
 
 def _count(letters: int) -> str:
     return f"{letters} dead letter{'' if letters == 1 else 's'}"
+
+
+def _commas(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values) or "none"
 
 
 def digest_of(fields: dict[str, Any]) -> str:

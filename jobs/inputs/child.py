@@ -66,6 +66,8 @@ _ENVIRONMENT: Final = {
     "GDAL_VRT_ENABLE_PYTHON": "NO",
     "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
     "CPL_CURL_VERBOSE": "NO",
+    # Grids that are fetched on the way would make pixels depend on the network.
+    "PROJ_NETWORK": "OFF",
 }
 
 

@@ -15,13 +15,14 @@ import os
 import queue
 import random
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from jobs.errors import ItemError, StoreError
 from jobs.inputs.child import Child, KilledError, StalledError
-from jobs.spec import Limits
-from jobs.storage import S3
+from jobs.spec import Limits, Reading
+from jobs.storage import S3, open_store
 
 if TYPE_CHECKING:
     from deeplab.tiles import Window
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
     from jobs.inputs.rasters import RasterInfo
     from jobs.storage import Access
 
-PROCESSES: Final = {"jobs.inputs.images": 2, "jobs.inputs.rasters": 4}
+PROCESSES: Final = {
+    "jobs.inputs.images": 2,
+    "jobs.inputs.rasters": 4,
+    "jobs.inputs.raster_mosaic": 4,
+}
 """Most decoders of a process, by what they decode; they start when they are needed."""
 
 MEMORY_BYTES: Final = 1700 * 2**20
@@ -44,6 +49,10 @@ _REQUESTS: Final = 1000
 _TRIES: Final = 3
 _DELAY_S: Final = 0.5
 _LIMITS: Final = Limits()
+_PLAINLY: Final = Reading()
+
+_LONGEST_VRT: Final = 16 * 2**20 + 1
+"""One byte more than a decoder takes, so that it sees what is too long."""
 
 
 class Decoders:
@@ -169,7 +178,13 @@ def image_size(head: bytes, *, limits: Limits = _LIMITS) -> tuple[int, int]:
 
 
 def read_info(
-    uri: str, access: Access, *, size: int | None = None, limits: Limits = _LIMITS
+    uri: str,
+    access: Access,
+    *,
+    size: int | None = None,
+    bands: int | None = None,
+    reading: Reading = _PLAINLY,
+    limits: Limits = _LIMITS,
 ) -> RasterInfo:
     """Read a raster's header in a decoder.
 
@@ -178,6 +193,8 @@ def read_info(
         access: How to reach it.
         size: Bytes of the file, to see through a header that claims what no file
             of that size can hold.
+        bands: How many the bundle needs; None to look at any raster's header.
+        reading: What is read of the raster, and how.
         limits: What it may take.
 
     Raises:
@@ -186,14 +203,30 @@ def read_info(
     """
     from jobs.inputs.rasters import RasterInfo
 
-    info, _ = _ask_raster("info", {"size": size}, uri, access, limits)
+    fields = {"size": size, "bands": bands, **_reading_fields(reading)}
+    data = _read_vrt(uri, access, reading) if is_vrt(uri) else b""
+    info, _ = _ask_raster("info", fields, uri, access, limits, data)
     return RasterInfo(**info)
 
 
 def read_window(
-    uri: str, access: Access, window: Window, *, bands: int, limits: Limits = _LIMITS
+    uri: str,
+    access: Access,
+    window: Window,
+    *,
+    bands: int,
+    reading: Reading = _PLAINLY,
+    limits: Limits = _LIMITS,
 ) -> Arrays:
-    """Read the first bands of a window in a decoder.
+    """Read a window of a raster in a decoder.
+
+    Args:
+        uri: Location of the raster.
+        access: How to reach it.
+        window: Inside the raster, on the grid that it is put on.
+        bands: How many the bundle needs.
+        reading: What is read of the raster, and how.
+        limits: What it may take.
 
     Returns:
         Pixels, uint8 (bands, H, W); and validity, bool (H, W): False where
@@ -204,8 +237,16 @@ def read_window(
         StoreError: The store did not answer.
     """
     box = [window.row, window.col, window.height, window.width]
-    fields = {"window": box, "bands": bands}
-    _, arrays = _ask_raster("window", fields, uri, access, limits)
+    fields = {"window": box, "bands": bands, **_reading_fields(reading)}
+    if is_vrt(uri):
+        data = _read_vrt(uri, access, reading)
+        sources, _ = _ask_raster("sources", fields, uri, access, limits, data)
+        before = _etags(sources, access)
+        _, arrays = _ask_raster("window", fields, uri, access, limits, data)
+        if _etags(sources, access) != before:
+            raise ItemError("input_changed", "a source of the VRT changed meanwhile")
+    else:
+        _, arrays = _ask_raster("window", fields, uri, access, limits)
     pixels, valid = _checked(arrays, bands=bands)
     if valid.shape != (window.height, window.width):
         raise ItemError("crashed_decoder", f"the decoder gave {valid.shape} for {window}")
@@ -232,12 +273,51 @@ def _checked(arrays: Arrays | None, *, bands: int) -> Arrays:
     return arrays
 
 
+def is_vrt(uri: str) -> bool:
+    """Whether a raster is one by its name; what calls itself otherwise is none."""
+    return uri.lower().endswith(".vrt")
+
+
+def _reading_fields(reading: Reading) -> dict[str, Any]:
+    roots = [gdal_path(root) for root in reading.allow_vrt]
+    return {"reading": asdict(reading), "roots": roots}
+
+
+def _read_vrt(uri: str, access: Access, reading: Reading) -> bytes:
+    """The text of a VRT, where the user allows it.
+
+    Raises:
+        ItemError: ``unsupported``: not one is allowed.
+    """
+    if not reading.allow_vrt:
+        text = "it is a VRT, which may name any file; say where its sources lie with"
+        raise ItemError("unsupported", f"{text} -c allow_vrt=FOLDER")
+    return open_store(access).read_head(uri, _LONGEST_VRT)
+
+
+def _etags(paths: list[str], access: Access) -> list[str]:
+    """ETags of files, of which GDAL's names are given."""
+    store = open_store(access)
+    remote = "/vsis3/"
+    uris = [
+        f"{S3}{path.removeprefix(remote)}" if path.startswith(remote) else path
+        for path in paths
+    ]
+    return [store.stat(uri).etag for uri in uris]
+
+
 def _ask_raster(
-    kind: str, fields: dict[str, Any], uri: str, access: Access, limits: Limits
+    kind: str,
+    fields: dict[str, Any],
+    uri: str,
+    access: Access,
+    limits: Limits,
+    data: bytes = b"",
 ) -> tuple[Any, Arrays | None]:
-    decoders = _decoders("jobs.inputs.rasters", os.getpid())
+    module = "jobs.inputs.raster_mosaic" if is_vrt(uri) else "jobs.inputs.rasters"
+    decoders = _decoders(module, os.getpid())
     place = {"path": gdal_path(uri), "options": s3_options(access)}
-    ask = functools.partial(decoders.ask, kind, fields | place)
+    ask = functools.partial(decoders.ask, kind, fields | place, data)
     end = time.monotonic() + RASTER_FACTOR * limits.seconds
     for number in range(_TRIES):
         try:

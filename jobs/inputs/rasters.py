@@ -10,26 +10,22 @@ What is untrusted is read in a process of its own, by ``jobs.inputs.decoding``.
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError, CPLE_OutOfMemoryError
-from rasterio.control import GroundControlPoint
-from rasterio.crs import CRS
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
-from rasterio.transform import Affine
-from rasterio.windows import Window as GdalWindow
+from rasterio.errors import NotGeoreferencedWarning
 
 from jobs.errors import ItemError
+from jobs.inputs.raster_faults import GDAL_ERRORS, Faults, explain
+from jobs.inputs.raster_grid import describe_grid, find_target, parse_grid
+from jobs.inputs.raster_values import choose, read_pixels
+from jobs.inputs.raster_warp import read_warped
+from jobs.spec import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -62,8 +58,6 @@ MAX_BLOCK: Final = 64 * 2**20
 
 MAX_BANDS: Final = 1024
 
-_MAX_POINTS: Final = 10_000
-
 _ENTRY_BYTES: Final = 4
 """The least that a TIFF needs for where a tile lies and how long it is."""
 
@@ -76,6 +70,8 @@ class RasterInfo:
     """What a raster's header says."""
 
     height: int
+    """Rows, on the grid that the raster is put on."""
+
     width: int
     bands: int
     """Bands without alpha."""
@@ -87,12 +83,20 @@ class RasterInfo:
     """Whether pixels are indices into a colour table."""
 
     grid: str
-    """CRS, transform and control points as JSON, for ``parse_grid``; and the file's
-    ``datetime``, for STAC."""
+    """CRS, transform, control points and RPCs as JSON, for ``parse_grid``; and the
+    file's ``datetime``, for STAC."""
+
+
+_PLAINLY: Final = Reading()
 
 
 def read_info(
-    path: str, options: Mapping[str, str], *, size: int | None = None
+    path: str,
+    options: Mapping[str, str],
+    *,
+    size: int | None = None,
+    bands: int | None = None,
+    reading: Reading = _PLAINLY,
 ) -> RasterInfo:
     """Read a raster's header.
 
@@ -100,19 +104,26 @@ def read_info(
         path: What GDAL calls the file.
         options: How GDAL reaches S3.
         size: Bytes of the file, None where that is not known.
+        bands: How many the bundle needs; None to look at any raster's header.
+        reading: What is read of the raster, and how.
 
     Raises:
         ItemError: ``undecodable``: it is no readable GeoTIFF, or its CRS means
-            nothing; or ``too_large``.
+            nothing; ``too_large``; or ``unsupported``: it cannot be read as wanted.
     """
     with open_raster(path, options) as raster:
-        _check_size(raster, size)
-        grid = json.dumps(_describe_grid(raster))
+        _check_claim(raster, size)
+        if bands is not None:
+            choose(raster, bands, reading)
+        target = find_target(raster, reading)
+        grid = describe_grid(raster, target)
         parse_grid(grid)
+        place = raster if target is None else target
+        check_size(place.height, place.width, raster.count)
         alpha = sum(kind.name == "alpha" for kind in raster.colorinterp)
         return RasterInfo(
-            height=raster.height,
-            width=raster.width,
+            height=place.height,
+            width=place.width,
             bands=raster.count - alpha,
             dtype=raster.dtypes[0],
             paletted=raster.colorinterp[0].name == "palette",
@@ -127,44 +138,43 @@ def read_window(
     *,
     bands: int,
     empty: Empty,
+    reading: Reading = _PLAINLY,
 ) -> Arrays:
-    """Read the first bands of a window: row, column, height, width.
+    """Read a window: row, column, height, width, of the grid it is put on.
+
+    Args:
+        path: What GDAL calls the file.
+        options: How GDAL reaches S3.
+        window: Inside the raster.
+        bands: How many the bundle needs.
+        empty: Makes the arrays.
+        reading: What is read of the raster, and how.
 
     Returns:
         Pixels, uint8 (bands, H, W); and validity, bool (H, W): False where
-        alpha, the internal mask or nodata says that there is no data.
+        alpha, the internal mask or nodata says that there is no data, see
+        ``raster_values``.
 
     Raises:
-        ItemError: ``undecodable``: a block of the file is damaged; ``too_large``; or
-            ``input_changed``: the raster is smaller than that.
+        ItemError: ``undecodable``: a block of the file is damaged; ``too_large``;
+            ``unsupported``; or ``input_changed``: the raster is smaller than that.
     """
     row, col, height, width = window
-    box = GdalWindow(col, row, width, height)
     with open_raster(path, options) as raster:
-        if not _holds(raster, window, bands):
+        target = find_target(raster, reading)
+        place = raster if target is None else target
+        needed = max(reading.bands or (bands,))
+        is_inside = row + height <= place.height and col + width <= place.width
+        is_colored = raster.colorinterp[0].name == "palette"
+        if not is_inside or not (is_colored or needed <= raster.count):
             raise ItemError("input_changed", "the raster is smaller than it was")
+        choice = choose(raster, bands, reading)
         pixels, valid = empty(bands, height, width)
-        raster.read(list(range(1, bands + 1)), window=box, out=pixels)
-        np.not_equal(raster.dataset_mask(window=box), 0, out=valid)
+        if target is None:
+            read_pixels(raster, window, choice, pixels, valid)
+        else:
+            read_warped(raster, target, window, choice, (pixels, valid))
     return pixels, valid
-
-
-def parse_grid(grid: str) -> dict[str, Any]:
-    """What ``rasterio.open`` needs, besides the size, to write on the same grid.
-
-    Raises:
-        ItemError: ``undecodable``: the CRS means nothing.
-    """
-    fields = json.loads(grid)
-    text = fields["crs"]
-    try:
-        crs = CRS.from_wkt(text) if text else text
-    except CRSError as error:
-        raise ItemError("undecodable", f"its CRS means nothing: {error}"[:300]) from error
-    if fields["gcps"]:
-        points = [GroundControlPoint(**point) for point in fields["gcps"]]
-        return {"gcps": points, "crs": crs or CRS()}
-    return {"transform": Affine(*fields["transform"]), "crs": crs}
 
 
 @contextmanager
@@ -179,7 +189,7 @@ def open_raster(path: str, options: Mapping[str, str]) -> Iterator[DatasetReader
     # Metadata of a GeoTIFF may name another file, which GDAL then looks for.
     allowed = {"CPL_VSIL_CURL_ALLOWED_FILENAME": path if remote else "none"}
     noise = {"CPL_DEBUG": "S3"} if remote else {}
-    with _Faults() as faults:
+    with Faults() as faults:
         try:
             with (
                 rasterio.Env(**GDAL_OPTIONS, **allowed, **noise, **options),
@@ -187,30 +197,20 @@ def open_raster(path: str, options: Mapping[str, str]) -> Iterator[DatasetReader
             ):
                 _check_blocks(raster)
                 yield raster
-        except (RasterioError, CPLE_BaseError, CRSError) as error:
-            raise _explain(error, faults.newest if remote else None) from error
+        except GDAL_ERRORS as error:
+            raise explain(error, faults.newest if remote else None) from error
 
 
-def _describe_grid(raster: DatasetReader) -> dict[str, Any]:
-    points, points_crs = raster.gcps
-    if len(points) > _MAX_POINTS:
-        text = f"{len(points)} control points exceed {_MAX_POINTS}"
-        raise ItemError("too_large", text)
-    crs = points_crs if points else raster.crs
-    return {
-        "crs": None if crs is None else crs.to_wkt(),
-        "transform": list(raster.transform)[:6],
-        # Their ids are made anew each time that a file is opened.
-        "gcps": [point.asdict() | {"id": str(i)} for i, point in enumerate(points)],
-        # Not where but when, for it is wanted where the grid is: at the end.
-        "datetime": raster.tags().get("TIFFTAG_DATETIME"),
-    }
+def check_size(height: int, width: int, bands: int) -> None:
+    """Refuse a raster that is too large, whatever is in it.
 
-
-def _holds(raster: DatasetReader, window: tuple[int, int, int, int], bands: int) -> bool:
-    row, col, height, width = window
-    inside = row + height <= raster.height and col + width <= raster.width
-    return bool(inside and bands <= raster.count)
+    Raises:
+        ItemError: ``too_large``.
+    """
+    if width * height > MAX_PIXELS:
+        raise ItemError("too_large", f"{width} x {height} px exceed {MAX_PIXELS} pixels")
+    if bands > MAX_BANDS:
+        raise ItemError("too_large", f"{bands} bands exceed {MAX_BANDS}")
 
 
 def _check_blocks(raster: DatasetReader) -> None:
@@ -219,13 +219,7 @@ def _check_blocks(raster: DatasetReader) -> None:
     Raises:
         ItemError: ``too_large``.
     """
-    if raster.width * raster.height > MAX_PIXELS:
-        raise ItemError(
-            "too_large",
-            f"{raster.width} x {raster.height} px exceed {MAX_PIXELS} pixels",
-        )
-    if raster.count > MAX_BANDS:
-        raise ItemError("too_large", f"{raster.count} bands exceed {MAX_BANDS}")
+    check_size(raster.height, raster.width, raster.count)
     height, width = max(raster.block_shapes, key=math.prod)
     if height * width > MAX_BLOCK:
         raise ItemError(
@@ -235,7 +229,7 @@ def _check_blocks(raster: DatasetReader) -> None:
         )
 
 
-def _check_size(raster: DatasetReader, size: int | None) -> None:
+def _check_claim(raster: DatasetReader, size: int | None) -> None:
     """Refuse a header that claims more blocks than the file has room to list.
 
     Raises:
@@ -252,65 +246,29 @@ def _check_size(raster: DatasetReader, size: int | None) -> None:
         )
 
 
-_NOT_FOUND: Final = "HTTP status 404"
-
-
-class _Faults(logging.Handler):
-    """The network's last fault, which GDAL tells its log but not who reads pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.newest: str | None = None
-
-    def __enter__(self) -> Self:
-        logger = logging.getLogger("rasterio")
-        self._level = logger.level
-        logger.setLevel(logging.DEBUG)
-        logger.addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logger = logging.getLogger("rasterio")
-        logger.removeHandler(self)
-        logger.setLevel(self._level)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        status = re.search(r"response_code=(\d+)", text)
-        if "S3: Downloading" in text:
-            self.newest = None
-        elif "response_code=" in text and "msg=" in text:
-            self.newest = text.partition("msg=")[2]
-        elif status and not status[1].startswith("2"):
-            self.newest = f"HTTP status {status[1]}"
-
-
-def _explain(error: BaseException, fault: str | None) -> ItemError:
-    causes = [error]
-    while cause := causes[-1].__cause__:
-        causes.append(cause)
-    root = causes[1] if len(causes) > 1 else error
-    text = " ".join(f"{type(root).__name__}: {root}".split())[:300]
-    if any(isinstance(one, CPLE_OutOfMemoryError) for one in causes):
-        return ItemError("out_of_memory", text)
-    if fault == _NOT_FOUND:
-        return ItemError("not_found", "the object is gone")
-    is_network = any(re.search(r"AWS|Http", type(one).__name__) for one in causes)
-    if fault is not None or is_network:
-        return ItemError("unreachable", f"{fault or text}")
-    return ItemError("undecodable", text)
-
-
 def _info(fields: dict[str, Any], _data: bytes, _empty: Empty) -> dict[str, Any]:
     size, path = fields["size"], fields["path"]
     if size is None and Path(path).is_file():
         size = Path(path).stat().st_size
-    return asdict(read_info(path, fields["options"], size=size))
+    info = read_info(
+        path,
+        fields["options"],
+        size=size,
+        bands=fields["bands"],
+        reading=Reading.parse(fields["reading"]),
+    )
+    return asdict(info)
 
 
 def _window(fields: dict[str, Any], _data: bytes, empty: Empty) -> None:
-    window, bands = fields["window"], fields["bands"]
-    read_window(fields["path"], fields["options"], window, bands=bands, empty=empty)
+    read_window(
+        fields["path"],
+        fields["options"],
+        fields["window"],
+        bands=fields["bands"],
+        empty=empty,
+        reading=Reading.parse(fields["reading"]),
+    )
 
 
 ANSWERS: Final[Mapping[str, Callable[..., Any]]] = {

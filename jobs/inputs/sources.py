@@ -17,6 +17,7 @@ from jobs.spec import Pick
 
 if TYPE_CHECKING:
     from jobs.disk import Object
+    from jobs.spec import Reading
     from jobs.storage import Store
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
@@ -25,6 +26,11 @@ _LOOKERS: Final = 32
 _PICK: Final = Pick()
 _HEADER_BYTES: Final = 2**18
 """More than the largest EXIF block that comes before a JPEG's size."""
+
+
+def raster_suffixes(reading: Reading) -> tuple[str, ...]:
+    """What counts as a raster; VRTs only where the user allows them."""
+    return (*RASTER_SUFFIXES, ".vrt") if reading.allow_vrt else RASTER_SUFFIXES
 
 
 def find_items(

@@ -15,7 +15,8 @@ import numpy as np
 import rasterio
 from rasterio.io import MemoryFile
 
-from jobs.inputs.rasters import GDAL_OPTIONS, parse_grid
+from jobs.inputs.raster_grid import parse_grid
+from jobs.inputs.rasters import GDAL_OPTIONS
 from jobs.outputs import tiff
 from jobs.outputs.levels import CONFIDENCE, MASK, count_tiles, level_sizes
 from jobs.outputs.pieces import count_own, read_piece
@@ -295,11 +296,15 @@ def _describe(
         "bigtiff": "yes",
         "sparse_ok": True,
     }
+    place = parse_grid(grid)
+    rpcs = place.pop("rpcs", None)
     with MemoryFile() as memory:
         with (
             rasterio.Env(**GDAL_OPTIONS),
-            memory.open(**options, **parse_grid(grid)) as target,
+            memory.open(**options, **place) as target,
         ):
+            if rpcs is not None:
+                target.rpcs = rpcs
             _explain(target, layer, legend)
         (directory,) = tiff.read_directories(memory.read())
     return dict(directory.tags)

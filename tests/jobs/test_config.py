@@ -25,8 +25,12 @@ from jobs.engine import Place
 from jobs.errors import InputError
 from jobs.settings import (
     ACCESS,
+    BANDS,
     COMMANDS,
     FLAG,
+    NUMBER,
+    PLACES,
+    RANGE,
     REACTION,
     SECONDS,
     SETTINGS,
@@ -57,6 +61,11 @@ ANOTHER = {  # a value of each setting that is not its default
     "tile": 1024,
     "overlap": 256,
     "blend": "crop",
+    "bands": (4, 3, 2),
+    "value_range": (0.0, 2.5),
+    "crs": "EPSG:3857",
+    "resolution": 0.5,
+    "allow_vrt": ("/data/scenes", "s3://bucket/scenes"),
     "local": True,
     "address": "ray://head:10001",
     "replicas": 1,
@@ -129,7 +138,7 @@ def test_defaults_are_those_of_the_objects(command):
     made = make_request(command, "source", "run", settle("bundle=net", command=command))
     plain = Request(job=command, source="source", run="run", bundle="net")
     assert {reaction for _, reaction in made.policy.on_error} == {"dead-letter"}
-    parts = ("cut", "access", "place", "limits", "product", "pick", "tiles")
+    parts = ("cut", "access", "place", "limits", "product", "pick", "tiles", "reading")
     for name in ("limit", "precision", *parts):
         assert getattr(made, name) == getattr(plain, name)
     for name in ("max_dead_letters", "max_dead_percent", "patience_s"):
@@ -445,19 +454,30 @@ def test_a_path_may_hold_the_sign(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
+        ("bands=0", "bands count from 1, got 0"),
+        ("bands=1,b", "bands must be band numbers such as 4,3,2, got '1,b'"),
+        ("value_range=1", "value_range must be two numbers such as 0,10000, got '1'"),
+        ("value_range=2,1", "the lower one first, got 2,1"),
+        ("resolution=-1", "resolution must be more than 0, got -1"),
         ("max_dead_letters=101%", "must be from 0% to 100%, got 101%"),
         ("max_dead_letters=-1", "must be at least 0, got -1"),
         ("decode_timeout=0", "decode_timeout must be more than 0 s, got 0"),
         ("max_pixels=0", "max_pixels must be at least 1, got 0"),
         ("limit=0", "limit must be at least 1, got 0"),
         ("threads=0", "threads must be at least 1, got 0"),
+        ("crs=nowhere", "crs must be a CRS such as EPSG:3857, got 'nowhere'"),
         ("endpoint_url=host", "must look like https://host[:port], got host"),
     ],
 )
 def test_what_is_out_of_range_is_refused_and_not_shown(run, setting, words):
-    code, out, err = run("plan", "label", "a", "--show-config", "-c", setting)
+    code, out, err = run("plan", _command_of(setting), "a", "--show-config", "-c", setting)
     assert (code, out) == (2, "")
     assert words in err
+
+
+def _command_of(setting):
+    name = setting.partition("=")[0]
+    return next(command for command in JOBS if name in COMMANDS[command])
 
 
 @pytest.mark.parametrize("command", ["label", "map"])
@@ -480,6 +500,10 @@ def test_a_job_needs_a_bundle(run, command):
         ("anon", "false", False),
         ("bundle", "a=b c", "a=b c"),
         ("device", "cuda", "cuda"),
+        ("bands", "4, 3,2", (4, 3, 2)),
+        ("value_range", "-1e3,0.5", (-1000.0, 0.5)),
+        ("resolution", "10", 10.0),
+        ("allow_vrt", "/a, s3://b/c", ("/a", "s3://b/c")),
         ("patience", "90", 90.0),
         ("patience", "1.5", 1.5),
         ("patience", "90s", 90.0),
@@ -508,8 +532,11 @@ def test_a_job_needs_a_bundle(run, command):
 )
 def test_text_is_read(name, text, value):
     assert parse_setting(name, text) == value
-    assert settle(f"{name}={text}")[name] == value
-    assert settle(f" {name.replace('_', '-')} = {text} ")[name] == value
+    command = next(command for command in JOBS if name in COMMANDS[command])
+    found = settle(f"{name}={text}", command=command)
+    assert found[name] == value
+    spaced = f" {name.replace('_', '-')} = {text} "
+    assert settle(spaced, command=command)[name] == value
 
 
 def test_a_time_may_be_a_number_or_text(job_file):
@@ -526,6 +553,10 @@ VALUES = {
     FLAG: st.booleans(),
     WHOLE: st.integers(),
     TEXT: st.text(),
+    NUMBER: st.floats(allow_nan=False, allow_infinity=False),
+    BANDS: st.lists(st.integers()).map(tuple),
+    RANGE: st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 2),
+    PLACES: st.lists(st.text()).map(tuple),
     SECONDS: st.floats(min_value=0, allow_nan=False, allow_infinity=False),
     SHARE: st.integers() | st.decimals(0, 100, places=3).map("{:f}%".format),
     REACTION: st.tuples(*[st.sampled_from(REACTIONS)] * len(STAGES)).map(
@@ -571,7 +602,7 @@ def test_what_plan_shows_can_be_given_back(run, job_file, command):
 
 def _typed(value):
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else value
 
 

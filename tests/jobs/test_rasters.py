@@ -26,7 +26,8 @@ from jobs.inputs.decoding import (
     read_window,
     s3_options,
 )
-from jobs.inputs.rasters import GDAL_OPTIONS, RasterInfo, parse_grid
+from jobs.inputs.raster_grid import parse_grid
+from jobs.inputs.rasters import GDAL_OPTIONS, RasterInfo
 from jobs.inputs.rasters import read_info as read_here
 from jobs.spec import Limits
 from jobs.storage import Access
@@ -224,7 +225,7 @@ def test_control_points_are_kept(write_raster):
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_control_points_without_end_are_refused(write_raster, monkeypatch):
-    monkeypatch.setattr("jobs.inputs.rasters._MAX_POINTS", 4)
+    monkeypatch.setattr("jobs.inputs.raster_grid._MAX_POINTS", 4)
     uri = write_raster(pixels_of(1), transform=None, gcps=points(), crs="EPSG:4326")
     with pytest.raises(ItemError, match="5 control points exceed 4") as caught:
         read_here(uri, {})

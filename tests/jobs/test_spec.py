@@ -1,3 +1,4 @@
+import json
 import re
 from collections import Counter
 from dataclasses import fields, replace
@@ -23,6 +24,7 @@ from jobs.spec import (
     Pick,
     Policy,
     Product,
+    Reading,
     Spec,
     Tiles,
 )
@@ -48,6 +50,7 @@ FIELDS = {
         "limits": (PARTS, Limits),
         "product": (PARTS, Product),
         "pick": (PARTS, Pick),
+        "reading": (PARTS, Reading),
     },
     Spec: {
         "job": (RESULT, "map"),
@@ -63,6 +66,7 @@ FIELDS = {
         "limits": (PARTS, Limits),
         "product": (PARTS, Product),
         "pick": (PARTS, Pick),
+        "reading": (PARTS, Reading),
         "bundle_location": (NEUTRAL, "/elsewhere"),
     },
     Compute: {
@@ -113,6 +117,13 @@ FIELDS = {
     Limits: {
         "seconds": (NEUTRAL, 1.0),
         "max_pixels": (NEUTRAL, 9),
+    },
+    Reading: {
+        "bands": (RESULT, (3, 2, 1)),
+        "value_range": (RESULT, (0.0, 10_000.0)),
+        "crs": (RESULT, "EPSG:3857"),
+        "resolution": (RESULT, 0.5),
+        "allow_vrt": (NEUTRAL, ("/data",)),
     },
 }
 """Every field of what is asked for, and of what a run is."""
@@ -168,6 +179,7 @@ def make_run(make_bundle, tmp_path):
                 limits=change(Limits()),
                 product=change(Product()),
                 pick=change(Pick()),
+                reading=change(Reading()),
             )
         )
         # Where there is no cluster, the device is the one that was asked for.
@@ -243,6 +255,43 @@ def test_tiles_are_completed_by_the_bundle(make_spec, make_bundle, tiles, expect
 def test_tiles_that_cannot_be_are_refused(make_bundle, tiles, message):
     with pytest.raises(InputError, match=re.escape(message)):
         tiles.resolve(make_bundle(tile=32, overlap=8))
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [Reading(), Reading(bands=(4, 3, 2), value_range=(0, 1.5), crs="a", resolution=2.0)],
+    ids=["plain", "full"],
+)
+def test_a_reading_comes_back_from_the_run_folder(make_spec, reading):
+    held = json.loads(json.dumps(make_spec(reading=reading).identity()))
+    assert held == make_spec(reading=reading).identity()
+    assert Reading.parse(held) == reading
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"bands": (1, 0, 2)}, "bands count from 1, got 1,0,2"),
+        ({"bands": ()}, "bands count from 1, got none"),
+        ({"value_range": (5, 5)}, "two numbers, the lower one first, got 5,5"),
+        ({"value_range": (0, float("nan"))}, "the lower one first, got 0,nan"),
+        ({"resolution": 0.0}, "resolution must be more than 0, got 0"),
+        ({"resolution": float("inf")}, "resolution must be more than 0, got inf"),
+    ],
+    ids=str,
+)
+def test_a_reading_that_makes_no_sense_is_refused(fields, words):
+    with pytest.raises(InputError) as caught:
+        Reading(**fields)
+    assert words in str(caught.value)
+
+
+def test_the_bundle_gets_as_many_bands_as_it_needs(make_spec):
+    with pytest.raises(InputError) as caught:
+        make_spec(reading=Reading(bands=(4, 3)))
+    assert str(caught.value) == (
+        "bands must name 3 bands for this bundle (red, green, blue), got 4,3"
+    )
 
 
 def test_versions_are_in_the_fingerprint(make_spec, monkeypatch):

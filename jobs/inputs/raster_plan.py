@@ -1,0 +1,58 @@
+"""What is looked at while rasters are planned, besides their own headers."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from jobs.errors import ItemError
+from jobs.inputs.raster_grid import is_nowhere
+from jobs.shards import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from jobs.inputs.rasters import RasterInfo
+    from jobs.storage import Store
+
+
+def refuse_side_mask(store: Store, uri: str) -> None:
+    """Refuse a raster whose mask lies in a file beside it.
+
+    GDAL would read it, but it is another object: it may change or vanish on its own,
+    and a plan holds one ETag for a raster. To pass over it would call pixels data
+    that are none.
+
+    Raises:
+        ItemError: ``unsupported``.
+        StoreError: The store did not answer.
+    """
+    try:
+        is_there = store.exists(f"{uri}.msk")
+    except ItemError:
+        return  # Who may not look at it cannot mean it.
+    if is_there:
+        name = uri.rpartition("/")[2]
+        raise ItemError(
+            "unsupported",
+            f"its mask is a file of its own, {name}.msk; put the mask inside, as "
+            "gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES does, or move it away",
+        )
+
+
+def tell_nowhere(
+    headers: Iterable[RasterInfo | Refusal],
+) -> Iterator[RasterInfo | Refusal]:
+    """Pass headers on, and say at the end on stderr how many rasters have no CRS."""
+    count = nowhere = 0
+    for header in headers:
+        yield header
+        if not isinstance(header, Refusal):
+            count += 1
+            nowhere += is_nowhere(header.grid)
+    if nowhere:
+        print(  # noqa: T201
+            f"atrous: {nowhere} of {count} rasters have no CRS; they are mapped as they "
+            "are, and their masks have none either",
+            file=sys.stderr,
+        )
