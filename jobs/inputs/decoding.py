@@ -297,13 +297,16 @@ def _read_vrt(uri: str, access: Access, reading: Reading) -> bytes:
 
 def _etags(paths: list[str], access: Access) -> list[str]:
     """ETags of files, of which GDAL's names are given."""
-    store = open_store(access)
-    remote = "/vsis3/"
-    uris = [
-        f"{S3}{path.removeprefix(remote)}" if path.startswith(remote) else path
-        for path in paths
-    ]
-    return [store.stat(uri).etag for uri in uris]
+    store, remote, found = open_store(access), "/vsis3/", []
+    for path in paths:
+        is_remote = path.startswith(remote)
+        uri = f"{S3}{path.removeprefix(remote)}" if is_remote else path
+        try:
+            found.append(store.stat(uri).etag)
+        except ItemError as error:
+            name = uri.rpartition("/")[2]
+            raise ItemError(error.code, f"its source {name}: {error.message}") from error
+    return found
 
 
 def _ask_raster(

@@ -15,6 +15,8 @@ from jobs.commands import make_spec as make_spec_of
 from jobs.engine import Place, open_engine
 from jobs.errors import InputError
 from jobs.ledger import DeadLetter
+from jobs.retry_commands import RetryRequest
+from jobs.retry_commands import _make_spec as make_retry_spec
 from jobs.spec import (
     RESULT_VERSION,
     STAGES,
@@ -266,6 +268,17 @@ def test_a_reading_comes_back_from_the_run_folder(make_spec, reading):
     held = json.loads(json.dumps(make_spec(reading=reading).identity()))
     assert held == make_spec(reading=reading).identity()
     assert Reading.parse(held) == reading
+
+
+def test_a_retry_reads_as_its_run_did_but_asks_for_roots_again(make_spec, make_bundle):
+    reading = Reading(bands=(4, 3, 2), value_range=(0.0, 1.5), allow_vrt=("/data",))
+    spec = make_spec(job="map", reading=reading)
+    held = {"identity": spec.identity(), "cut": {}, "access": {}}
+    for roots in ((), ("/elsewhere",)):
+        request = RetryRequest(run=spec.run, allow_vrt=roots)
+        found = make_retry_spec(request, held, make_bundle())
+        assert found.reading == replace(reading, allow_vrt=roots)
+        assert found.identity() == spec.identity()
 
 
 @pytest.mark.parametrize(
