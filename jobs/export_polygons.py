@@ -98,8 +98,7 @@ def export_polygons(asked: Export) -> dict[str, Any]:
     _check_free(store, asked)
     rasters = list(_find_rasters(store, asked.run))
     task = _Task(asked, names, rasters)
-    folder = asked.out.rsplit("/", 1)[0]
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=store.scratch(folder)) as scratch:
+    with _folder_beside(store, asked.out) as scratch:
         path = task.write(Path(scratch))
         size = path.stat().st_size
         _place(store, asked, path)
@@ -314,6 +313,20 @@ def _check_free(store: Store, asked: Export) -> None:
         )
     if not asked.out.startswith(S3) and Path(asked.out).is_dir():
         raise InputError(f"{asked.out} is a folder; give the name of a file")
+
+
+@contextlib.contextmanager
+def _folder_beside(store: Store, out: str) -> Iterator[str]:
+    """A place to write a file, which then gets its name in one step."""
+    folder = out.rsplit("/", 1)[0] or "/"
+    try:
+        beside = store.scratch(folder)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=beside) as scratch:
+            yield scratch
+    except OSError as error:
+        raise InputError(
+            f"{out} cannot be written ({error.strerror or error}); check its folder"
+        ) from error
 
 
 def _place(store: Store, asked: Export, path: Path) -> None:

@@ -11,6 +11,8 @@ coordinates are whole numbers and what is done to them is exact.
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -144,16 +146,18 @@ def _trace(pixels: Pixels, wanted: NDArray[np.bool_], *, whole: bool) -> Regions
     chosen = wanted[pixels.mask]
     if not chosen.any():
         return _regions([], [])
-    points: list[tuple[float, float]] = []
+    points = array("d")
     rings, starts, classes = [0], [0], []
     for outline, value in shapes(pixels.mask, mask=None if whole else chosen):
         for ring in outline["coordinates"]:
-            points += ring
-            rings.append(len(points))
+            points.extend(itertools.chain.from_iterable(ring))
+            rings.append(len(points) // 2)
         starts.append(len(rings) - 1)
         classes.append(int(value))
     offsets = (np.asarray(rings), np.asarray(starts))
-    polygons = shapely.from_ragged_array(_POLYGON, np.asarray(points), offsets)
+    polygons = shapely.from_ragged_array(
+        _POLYGON, np.frombuffer(points).reshape(-1, 2), offsets
+    )
     return _regions(shapely.orient_polygons(polygons), classes)
 
 
