@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from jobs.cli_bundle import bundle
+from jobs.cli_export import export
 from jobs.cli_options import (
     read_access,
     read_settings,
@@ -62,6 +63,7 @@ def cli() -> None:
 cli.add_command(bundle)
 cli.add_command(verify)
 cli.add_command(clean)
+cli.add_command(export)
 
 
 @cli.command()
