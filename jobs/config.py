@@ -148,6 +148,7 @@ def make_request(
         policy=make_policy(settings),
         limits=make_limits(settings),
         pick=Pick(column=settings["source_column"], asset=settings["asset"]),
+        aoi=settings.get("aoi"),
     )
 
 

@@ -15,7 +15,7 @@ from jobs.errors import CODES, InputError, RunError
 from jobs.folder import require_job
 from jobs.retry import plan_retry
 from jobs.runner import work_off
-from jobs.spec import Compute, Cut, Limits, Policy, Spec
+from jobs.spec import Compute, Cut, Limits, Policy, Spec, write_area
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
             access=request.access,
             policy=request.policy,
             limits=request.limits,
+            area=write_area(held.get("area")),
             bundle_location=held.get("bundle_location", ""),
         )
     except (KeyError, TypeError) as error:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 JOB: Final = "job.json"
 PLAN: Final = "plan.parquet"
 
-_PLACE: Final = {"source", "limit"}
+_PLACE: Final = {"source", "limit", "source_column", "asset"}
 """Of a run's identity, what its fingerprint does not hold."""
 
 

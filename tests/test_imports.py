@@ -37,7 +37,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
         "jobs.outputs.tables",
         "jobs.outputs.recount",
     ),
-    "rasterio": ("jobs.inputs.rasters", "jobs.outputs"),
+    "rasterio": ("jobs.inputs.rasters", "jobs.inputs.area", "jobs.outputs"),
     "ray": ("cluster",),
     "s3fs": ("jobs.s3",),
     "aiohttp": ("jobs.s3",),

@@ -49,6 +49,7 @@ ANOTHER = {  # a value of each setting that is not its default
     "limit": 5,
     "source_column": "place",
     "asset": "visual",
+    "aoi": "1,2,3,4",
     "shard_items": 7,
     "shard_bytes": 2**20,
     "block": 512,
@@ -124,7 +125,7 @@ def test_defaults_are_those_of_the_objects(command):
     made = make_request(command, "source", "run", settle("bundle=net", command=command))
     plain = Request(job=command, source="source", run="run", bundle="net")
     assert {reaction for _, reaction in made.policy.on_error} == {"dead-letter"}
-    for name in ("limit", "precision", "cut", "access", "place", "limits", "pick"):
+    for name in ("limit", "precision", "cut", "access", "place", "limits", "pick", "aoi"):
         assert getattr(made, name) == getattr(plain, name)
     for name in ("max_dead_letters", "max_dead_percent", "patience_s"):
         assert getattr(made.policy, name) == getattr(plain.policy, name)

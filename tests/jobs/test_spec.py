@@ -33,6 +33,7 @@ FIELDS = {
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
         "pick": (PARTS, Pick),
+        "aoi": (RESULT, "1,2,3,4"),
     },
     Spec: {
         "job": (RESULT, "map"),
@@ -46,6 +47,7 @@ FIELDS = {
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
         "pick": (PARTS, Pick),
+        "area": (RESULT, '{"type":"MultiPolygon","coordinates":[]}'),
         "bundle_location": (NEUTRAL, "/elsewhere"),
     },
     Compute: {
