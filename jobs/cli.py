@@ -50,8 +50,8 @@ _policy = with_options(
     setting("max_dead_letters", metavar="N|X%"),
 )
 _shard_items = setting("shard_items")
-_block = setting("block")
 _confidence = setting("confidence")
+_aoi = setting("aoi", metavar="FILE|BBOX")
 
 
 @click.group(context_settings=_CONTEXT)
@@ -78,7 +78,7 @@ def label(source: str, run: str, **_: object) -> int:
 @cli.command("map")
 @click.argument("source")
 @click.argument("run")
-@with_options(_bundle, _block, _confidence, _limit, _place, _policy, with_store)
+@with_options(_bundle, _aoi, _confidence, _place, _policy, with_store)
 def map_command(source: str, run: str, **_: object) -> int:
     """Segment the GeoTIFFs under SOURCE into one COG each in RUN/rasters."""
     return _start("map", source, run)
@@ -110,7 +110,7 @@ def retry(run: str, codes: tuple[str, ...], **_: object) -> int:
 @cli.command()
 @click.argument("job", type=click.Choice(["label", "map"]))
 @click.argument("source")
-@with_options(_bundle, _shard_items, _block, _limit, with_store)
+@with_options(_bundle, _aoi, _shard_items, _limit, with_store)
 @click.option("--show-config", is_flag=True, help="Print the job file of this instead.")
 @with_json
 def plan(
@@ -134,7 +134,7 @@ def plan(
     click.echo(f"  tiles   {_describe_tiles(found)}")
     click.echo(f"  refused {found['refused']}")
     click.echo(f"  shards  {found['shards']}")
-    click.echo(f"start it: {shlex.join(['atrous', job, source, 'RUN', *_typed()])}")
+    click.echo(f"start it: {shlex.join(['atrous', job, source, 'RUN', *_typed(job)])}")
     return OK
 
 
@@ -145,9 +145,10 @@ def _describe_tiles(found: dict[str, Any]) -> str:
     return f"{tiles}: the network sees {found['waste']:g} px for each px"
 
 
-def _typed() -> list[str]:
-    """The options of the command under way, as they were typed."""
+def _typed(job: str) -> list[str]:
+    """The options of the command under way, as they are typed for another one."""
     context = click.get_current_context()
+    flags = {option.name for option in cli.commands[job].params}
     words: list[str] = []
     for option in context.command.params:
         name = option.name or ""
@@ -156,9 +157,10 @@ def _typed() -> list[str]:
         value = context.params[name]
         if isinstance(option, click.Option):
             for one in value if option.multiple else [value]:
-                words += (
-                    [option.opts[-1]] if option.is_flag else [option.opts[-1], str(one)]
-                )
+                if name not in flags:
+                    words += ["-c", f"{name}={one}"]
+                else:
+                    words += [option.opts[-1], *([] if option.is_flag else [str(one)])]
     return words
 
 

@@ -13,8 +13,9 @@ from cluster.outcomes import ClusterLostError, NoCapacityError, WorkerBugError
 from deeplab.tiles import TileGrid
 from jobs.bundle_file import DEMO_BUNDLE, load_bundle
 from jobs.engine import Place, open_engine
-from jobs.errors import BugError, InputError, UnfinishedError
+from jobs.errors import BugError, InputError, ItemError, UnfinishedError
 from jobs.folder import check_free
+from jobs.inputs.geojson import MAX_FILE, is_box, parse_box, parse_geojson
 from jobs.inputs.sources import read_size
 from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
@@ -68,6 +69,8 @@ class Request:
     product: Product = field(default_factory=Product)
     pick: Pick = field(default_factory=Pick)
     reading: Reading = field(default_factory=Reading)
+    aoi: str | None = None
+    """Bounds, or the location of a GeoJSON file."""
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -130,8 +133,30 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         limits=request.limits,
         pick=request.pick,
         reading=request.reading,
+        area=_read_area(request.aoi, request.access),
         bundle_location=named if named == DEMO_BUNDLE else resolve(named),
     )
+
+
+def _read_area(aoi: str | None, access: Access) -> str:
+    if aoi is None:
+        return ""
+    if is_box(aoi):
+        return parse_box(aoi)
+    store, location = open_store(access), resolve(aoi)
+    try:
+        found = store.stat(location)
+        if found.size > MAX_FILE:
+            raise InputError(
+                f"{location} has {found.size} bytes, an area may have {MAX_FILE}; "
+                "simplify it"
+            )
+        data = store.read(location, etag=found.etag)
+    except ItemError as error:
+        raise InputError(
+            f"{error.message}; --aoi must be west,south,east,north or a GeoJSON file"
+        ) from error
+    return parse_geojson(data, location)
 
 
 def preview_plan(request: Request) -> dict[str, Any]:

@@ -160,6 +160,7 @@ def make_request(
         product=Product(**{name: settings[name] for name in PRODUCT if name in settings}),
         pick=Pick(column=settings["source_column"], asset=settings["asset"]),
         reading=make_reading(settings),
+        aoi=settings.get("aoi"),
     )
 
 

@@ -125,6 +125,7 @@ def _write(
         "plan": asdict(totals),
         "cut": about["cut"],
         "access": asdict(spec.access),
+        "area": json.loads(spec.area) if spec.area else None,
         "bundle": asdict(spec.bundle),
         "bundle_location": spec.bundle_location,
     }

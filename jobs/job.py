@@ -33,6 +33,9 @@ class Image:
     region: Region | None = None
     """Where the pixels lie in their raster; None for a whole image."""
 
+    wanted: NDArray[np.bool_] | None = None
+    """(H, W) of the result; False where it is to be nodata all the same."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from jobs.assembly import Rasters
 from jobs.catalog import write_catalog
 from jobs.errors import ItemError, StoreError
 from jobs.folder import list_folders, read_shards
+from jobs.inputs.area import find_needed, keep_touching, place_area
 from jobs.inputs.decoding import read_info, read_window
 from jobs.inputs.raster_plan import refuse_side_mask, tell_nowhere
 from jobs.inputs.sources import find_items, raster_suffixes, refresh
@@ -32,7 +34,7 @@ from jobs.storage import changed, join, open_store
 from jobs.windows import check_block, count_blocks, cut_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from deeplab.tiles import Window
@@ -68,7 +70,11 @@ class MapJob(Job):
         suffixes = raster_suffixes(spec.reading)
         items = find_items(store, spec.source, suffixes, limit=spec.limit, pick=spec.pick)
         headers = tell_nowhere(map_ahead(self._inspect, items, threads=_HEADER_READERS))
-        parts = itertools.starmap(self._cut, zip(items, headers, strict=True))
+        rasters: Iterator[tuple[Item, RasterInfo | Refusal]]
+        rasters = zip(items, headers, strict=True)
+        if spec.area:
+            rasters = keep_touching(spec.area, rasters)
+        parts = itertools.starmap(self._cut, rasters)
         yield from _number(itertools.chain.from_iterable(parts))
 
     def replan(self, shards: Iterator[Shard]) -> Iterator[Shard]:
@@ -114,6 +120,12 @@ class MapJob(Job):
         tiling = self.spec.tiling
         grid = TileGrid(height=block.height, width=block.width, tiling=tiling)
         reach = grid.reach(block.core)
+        region = Region(height=block.height, width=block.width, core=block.core, read=reach)
+        inside = self._find_inside(item, block)
+        if inside is not None and not inside.any():
+            nothing = np.broadcast_to(np.bool_(0), (reach.height, reach.width))
+            pixels = np.broadcast_to(np.uint8(0), (len(bundle.bands), *nothing.shape))
+            return Image(item=item, pixels=pixels, valid=nothing, region=region)
         self._check_unchanged(item)
         with self._explained(item):
             pixels, valid = read_window(
@@ -125,10 +137,11 @@ class MapJob(Job):
                 limits=self.spec.limits,
             )
         self._check_unchanged(item)
+        if inside is not None:
+            valid &= find_needed(grid, block.core, reach, inside)
         if not valid[_inside(reach, block.core)].any():
             valid = np.zeros_like(valid)
-        region = Region(height=block.height, width=block.width, core=block.core, read=reach)
-        return Image(item=item, pixels=pixels, valid=valid, region=region)
+        return Image(item=item, pixels=pixels, valid=valid, region=region, wanted=inside)
 
     def bury(self, shard: Shard, item: Item, letter: DeadLetter) -> DeadLetter:  # noqa: ARG002
         """Say which pixels are missing."""
@@ -238,6 +251,15 @@ class MapJob(Job):
             for _, piece in task.pieces:
                 store.delete(join(self.spec.run, piece.name))
 
+    def _find_inside(self, item: Item, block: Block) -> np.ndarray | None:
+        """Which pixels of a block lie in the area, bool (H, W); None without one."""
+        if not self.spec.area:
+            return None
+        # Only the first block's plan says where the raster lies.
+        grid = block.grid or _find_grid(self._inspect, item)
+        placed = place_area(self.spec.area, grid, block.height, block.width)
+        return placed.cover(block.core)
+
     def _inspect(self, item: Item) -> RasterInfo | Refusal:
         try:
             with self._explained(item):
@@ -324,6 +346,14 @@ class MapJob(Job):
             if hashlib.sha256(data).hexdigest() != piece.sha256:
                 raise ItemError("corrupted", f"{piece.name} is not what its record says")
             yield block.core, data
+
+
+@functools.lru_cache(maxsize=64)
+def _find_grid(inspect: Callable[[Item], RasterInfo | Refusal], item: Item) -> str:
+    header = inspect(item)
+    if isinstance(header, Refusal):
+        raise ItemError(header.code, header.message)
+    return header.grid
 
 
 def _number(shards: Iterable[Shard]) -> Iterator[Shard]:

@@ -17,7 +17,18 @@ from jobs.folder import require_job
 from jobs.retry import plan_retry
 from jobs.runner import work_off
 from jobs.settings import PRODUCT
-from jobs.spec import Compute, Cut, Limits, Pick, Policy, Product, Reading, Spec, Tiles
+from jobs.spec import (
+    Compute,
+    Cut,
+    Limits,
+    Pick,
+    Policy,
+    Product,
+    Reading,
+    Spec,
+    Tiles,
+    write_area,
+)
 from jobs.storage import Access, open_store, resolve
 
 if TYPE_CHECKING:
@@ -126,6 +137,7 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
             policy=request.policy,
             limits=request.limits,
             reading=Reading.parse({**identity, "allow_vrt": request.allow_vrt}),
+            area=write_area(held.get("area")),
             bundle_location=held.get("bundle_location", ""),
         )
     except (KeyError, TypeError) as error:

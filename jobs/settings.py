@@ -193,6 +193,11 @@ SETTINGS: Final = {
         kind=TEXT,
         about="Asset of STAC Items to take.  [default: the one of role data]",
     ),
+    "aoi": Setting(
+        kind=TEXT,
+        about="Area to map, the rest is nodata: west,south,east,north or a GeoJSON file, "
+        "in WGS84.",
+    ),
     "shard_items": Setting(kind=WHOLE, default=64, about="Most images in a shard."),
     "shard_bytes": Setting(
         kind=WHOLE, default=256 * 2**20, about="Most bytes of image files in a shard."
@@ -305,7 +310,7 @@ _COMPUTE: Final = ("device", "precision", "threads")
 
 COMMANDS: Final = {
     "label": (*_SOURCE, "shard_items", "shard_bytes", *TILES, *_COMPUTE, *_SHARED),
-    "map": (*_SOURCE, "block", *READING, *PRODUCT, *TILES, *_COMPUTE, *_SHARED),
+    "map": (*_SOURCE, "aoi", "block", *READING, *PRODUCT, *TILES, *_COMPUTE, *_SHARED),
     "retry": ("bundle", "allow_vrt", *_SHARED),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""

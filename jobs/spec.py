@@ -303,6 +303,9 @@ class Spec:
     product: Product = field(default_factory=Product)
     pick: Pick = field(default_factory=Pick)
     reading: Reading = field(default_factory=Reading)
+    area: str = ""
+    """GeoJSON of the area that a map is limited to; empty for all."""
+
     bundle_location: str = ""
     """Where the bundle lies, or ``demo``, so that a retry can load it again."""
 
@@ -344,6 +347,7 @@ class Spec:
             **asdict(self.compute),
             **asdict(self.product),
             **self.reading.results(),
+            "area": self.area and hashlib.sha256(self.area.encode()).hexdigest(),
             "torch": version("torch").split("+")[0],
             "result_version": RESULT_VERSION,
         }
@@ -351,6 +355,13 @@ class Spec:
     def fingerprint(self, plan_digest: str) -> str:
         """16 hex digits over the planned items and what changes results."""
         return digest_of({"plan": plan_digest, "job": self.job, **self.results()})
+
+
+def write_area(geometry: dict[str, Any] | None) -> str:
+    """An area as text, always the same for one geometry; empty for none."""
+    if geometry is None:
+        return ""
+    return json.dumps(geometry, sort_keys=True, separators=(",", ":"))
 
 
 def _count(letters: int) -> str:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+NODATA: Final = 255
+
 _MACHINE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE}
 """What goes wrong with a machine and not with an input: a full disk, and the like."""
 
@@ -196,6 +198,9 @@ class Worker:
             if not attempt.alone:
                 raise
             return self._bury(shard, image.item, "segment", "out_of_memory", str(error))
+        if image.wanted is not None:
+            segmentation.mask[~image.wanted] = NODATA
+            segmentation.confidence[~image.wanted] = 0
         return Result(item=image.item, segmentation=segmentation)
 
 

@@ -41,7 +41,12 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
     ),
     "pyogrio": ("jobs.outputs.vectors",),
     "pyproj": ("jobs.outputs.earth",),
-    "rasterio": ("jobs.inputs.rasters", "jobs.inputs.raster", "jobs.outputs"),
+    "rasterio": (
+        "jobs.inputs.rasters",
+        "jobs.inputs.raster",
+        "jobs.inputs.area",
+        "jobs.outputs",
+    ),
     "ray": ("cluster",),
     "s3fs": ("jobs.s3",),
     "aiohttp": ("jobs.s3",),

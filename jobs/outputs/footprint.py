@@ -61,7 +61,7 @@ def find_footprint(
         A Polygon, or a MultiPolygon where it is cut; None for both where the raster
         has no CRS, or a corner that is nowhere on Earth.
     """
-    found = _outline(json.loads(grid), height, width)
+    found = _outline(grid, height, width)
     if found is None:
         return None, None
     west, south, east, north = bounds = _bound(*found)
@@ -79,7 +79,7 @@ def find_footprint(
 
 def find_bounds(grid: str, height: int, width: int) -> Box | None:
     """The bounds alone; see ``find_footprint``."""
-    found = _outline(json.loads(grid), height, width)
+    found = _outline(grid, height, width)
     return None if found is None else _bound(*found)
 
 
@@ -118,28 +118,36 @@ def locate(
     return (lons, lats) if np.isfinite([lons, lats]).all() else None
 
 
-def _outline(
-    fields: dict[str, Any], height: int, width: int
-) -> tuple[Degrees, Degrees] | None:
-    """The edge, open, in longitudes without a jump that begin from -180 to 180."""
+def follow_edge(grid: str, height: int, width: int) -> tuple[Degrees, Degrees] | None:
+    """Longitudes and latitudes along the edge of a raster, open; None where it has none.
+
+    Longitudes go on past 180 or -180 without a jump, from where the CRS has them, and
+    all around where there is a pole inside, which then is part of the edge.
+    """
     down, across = np.linspace(0, height, _STEPS + 1), np.linspace(0, width, _STEPS + 1)
     top, left = np.zeros(_STEPS), np.zeros(_STEPS)
     rows = np.concatenate([top, down[:-1], top + height, down[:0:-1]])
     cols = np.concatenate([across[:-1], left + width, across[:0:-1], left])
-    found = locate(fields, rows, cols)
+    found = locate(json.loads(grid), rows, cols)
     if found is None:
         return None
     lons, lats = np.round(found, _DIGITS)
     lats = lats.clip(-90, 90)
     *_, last = around = np.unwrap([*lons, lons[0]], period=_TURN)
-    lons = around[:-1]
-    if abs(last - lons[0]) > 1:
-        # The edge goes once around a pole: the nearer one, which is inside.
-        pole = math.copysign(90, lats.mean())
-        lons = np.array([*around, last, lons[0]])
-        lats = np.array([*lats, lats[0], pole, pole])
-    shift = _TURN * math.floor((lons.min() + 180) / _TURN)
-    return (lons - shift).round(_DIGITS), lats
+    if abs(last - lons[0]) <= 1:
+        return around[:-1], lats
+    # The edge goes once around a pole: the nearer one, which is inside.
+    pole = math.copysign(90, lats.mean())
+    return np.array([*around, last, lons[0]]), np.array([*lats, lats[0], pole, pole])
+
+
+def _outline(grid: str, height: int, width: int) -> tuple[Degrees, Degrees] | None:
+    """The edge in longitudes that begin from -180 to 180."""
+    found = follow_edge(grid, height, width)
+    if found is None:
+        return None
+    shift = _TURN * math.floor((found[0].min() + 180) / _TURN)
+    return (found[0] - shift).round(_DIGITS), found[1]
 
 
 def _split(ring: list[Point]) -> list[list[Point]]:

@@ -148,7 +148,7 @@ class Field:
 
     def command(self, job, source, run, endpoint):
         cut = ["--shard-items", str(SHARD_ITEMS)] if job == "label" else []
-        cut = ["--block", str(BLOCK)] if job == "map" else cut
+        cut = ["-c", f"block={BLOCK}"] if job == "map" else cut
         places = [f"s3://{self.bucket}/{name}" for name in (source, run)]
         options = ["--bundle", str(self.bundle), "--endpoint-url", endpoint]
         return [str(ATROUS), job, *places, *options, *cut]

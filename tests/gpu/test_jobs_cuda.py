@@ -83,7 +83,7 @@ def test_map_writes_what_the_segmenter_gives(start, segmenter, make_picture, tmp
         tmp_path / "a.tif", "w", height=700, width=600, **kind, **grid
     ) as raster:
         raster.write(pixels)
-    start("map", tmp_path / "a.tif", tmp_path / "run", "--block", "512")
+    start("map", tmp_path / "a.tif", tmp_path / "run", "-c", "block=512")
     with rasterio.open(tmp_path / "run/rasters/a.tif", driver="GTiff") as result:
         mask = result.read(1)
         assert result.transform == grid["transform"]

@@ -176,7 +176,7 @@ def test_no_command_has_too_many_options():
         (("label", "a"), ("RUN",)),
         (("lable",), ("lable",)),
         (("map", "a", "b", "--bundle", "x", "--device", "tpu"), ("tpu", "cuda")),
-        (("map", "a", "b", "--bundle", "x", "--block", "big"), ("--block", "big")),
+        (("map", "a", "b", "--bundle", "x", "-c", "block=big"), ("block must be", "big")),
         (("plan", "train", "a", "--bundle", "x"), ("train", "label")),
         (("status",), ("RUN",)),
         (("plan",), ("label", "map")),
@@ -241,7 +241,7 @@ def test_a_wrong_value_is_one_line(run, bundle, images, options, words):
 
 
 def test_a_wrong_block_is_one_line(run, bundle, images):
-    found = run("plan", "map", images, "--bundle", bundle(), "--block", 1000)
+    found = run("plan", "map", images, "--bundle", bundle(), "-c", "block=1000")
     assert_refused(found, "block must be a multiple of 512 px, got 1000")
 
 
@@ -387,7 +387,7 @@ def test_plan_counts_rasters(run, bundle, write_raster):
     good = write_raster(np.zeros((3, 600, 1100), dtype=np.uint8), "scenes/good.tif")
     write_raster(np.zeros((1, 9, 9), dtype=np.uint8), "scenes/grey.tif")
     source = str(Path(good).parent)
-    options = ("--bundle", bundle(tile=64, overlap=16), "--block", 512, "--json")
+    options = ("--bundle", bundle(tile=64, overlap=16), "-c", "block=512", "--json")
     code, out, _ = run("plan", "map", source, *options)
     found = json.loads(out)
     assert code == 0

@@ -53,6 +53,7 @@ ANOTHER = {  # a value of each setting that is not its default
     "limit": 5,
     "source_column": "place",
     "asset": "visual",
+    "aoi": "1,2,3,4",
     "shard_items": 7,
     "shard_bytes": 2**20,
     "block": 512,
@@ -139,7 +140,7 @@ def test_defaults_are_those_of_the_objects(command):
     plain = Request(job=command, source="source", run="run", bundle="net")
     assert {reaction for _, reaction in made.policy.on_error} == {"dead-letter"}
     parts = ("cut", "access", "place", "limits", "product", "pick", "tiles", "reading")
-    for name in ("limit", "precision", *parts):
+    for name in ("limit", "precision", "aoi", *parts):
         assert getattr(made, name) == getattr(plain, name)
     for name in ("max_dead_letters", "max_dead_percent", "patience_s"):
         assert getattr(made.policy, name) == getattr(plain.policy, name)
@@ -279,7 +280,6 @@ def test_a_job_file_serves_every_command(job_file):
     ("command", "words"),
     [
         (("plan", "label", "a", "-c", "block=512"), "block has no effect on label"),
-        (("plan", "label", "a", "--block", "512"), "block has no effect on label"),
         (("plan", "map", "a", "-c", "shard-bytes=1"), "shard_bytes has no effect on map"),
         (("status", "a", "-c", "limit=1"), "limit has no effect on status"),
         (("bundle", "show", "a", "-c", "limit=1"), "limit has no effect on show"),

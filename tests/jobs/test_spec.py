@@ -53,6 +53,7 @@ FIELDS = {
         "product": (PARTS, Product),
         "pick": (PARTS, Pick),
         "reading": (PARTS, Reading),
+        "aoi": (RESULT, "1,2,3,4"),
     },
     Spec: {
         "job": (RESULT, "map"),
@@ -69,6 +70,7 @@ FIELDS = {
         "product": (PARTS, Product),
         "pick": (PARTS, Pick),
         "reading": (PARTS, Reading),
+        "area": (RESULT, '{"type":"MultiPolygon","coordinates":[]}'),
         "bundle_location": (NEUTRAL, "/elsewhere"),
     },
     Compute: {

@@ -113,7 +113,7 @@ def run_job():
     """Run a job on an engine: ``run_job(engine, 'map', source, run, bundle)``."""
 
     def start(  # noqa: PLR0913
-        engine, job, source, run, bundle, *, cut=None, access=None, progress=None
+        engine, job, source, run, bundle, *, cut=None, access=None, progress=None, aoi=None
     ):
         request = Request(
             job=job,
@@ -122,6 +122,7 @@ def run_job():
             bundle=str(bundle),
             cut=cut or Cut(shard_items=2, block=512),
             access=access or Access(),
+            aoi=aoi,
         )
         header, data = load_bundle(request.bundle, request.access)
         spec = make_spec(request, header, Compute())

@@ -39,7 +39,7 @@ def test_a_map_is_what_the_segmenter_makes_of_the_raster_at_once(tmp_path, raste
     """By crop, which reads less than the other two; blocks of 512 px cut the raster."""
     tiling = Tiling(tile=160, overlap=64, blend="crop")
     words = options_of(network, tiling)
-    assert command("map", raster, tmp_path / "run", *words, "--block", 512) == 0
+    assert command("map", raster, tmp_path / "run", *words, "-c", "block=512") == 0
     with (
         rasterio.open(raster) as source,
         rasterio.open(tmp_path / "run" / "rasters" / "scene.tif") as target,
