@@ -44,6 +44,7 @@ def export() -> None:
 )
 @click.option(
     "--crs",
+    "target",
     type=click.Choice(["auto", "source", "wgs84"]),
     default="auto",
     help="auto: the rasters' own if they share one.",
@@ -58,11 +59,12 @@ def polygons(run: str, out: str, *, as_json: bool, **given: Any) -> int:  # noqa
     from jobs.export_polygons import Export, describe_export, export_polygons
     from jobs.storage import resolve
 
-    chosen = ("min_area", "simplify", "class_names", "crs", "overwrite")
+    chosen = ("min_area", "simplify", "class_names", "overwrite")
     asked = Export(
         run=resolve(run),
         out=resolve(out),
         access=read_access(),
+        crs=given["target"],
         **{name: given[name] for name in chosen},
     )
     found = export_polygons(asked)
