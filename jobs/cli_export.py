@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from jobs.cli_options import names, read_access, with_json, with_options, with_store
+from jobs.cli_options import read_access, with_json, with_options, with_store
 from jobs.errors import OK
 
 
@@ -36,7 +36,11 @@ def export() -> None:
     help="Smooth steps of about so many pixels; neighbours keep a common border.",
 )
 @click.option(
-    "--classes", type=names, default="", metavar="NAMES", help="Such as road,water; or all."
+    "--class",
+    "class_names",
+    multiple=True,
+    metavar="NAME",
+    help="Of this class only, e.g. road; may be repeated.",
 )
 @click.option(
     "--crs",
@@ -55,7 +59,7 @@ def polygons(run: str, out: str, *, as_json: bool, **given: Any) -> int:  # noqa
     from jobs.export_polygons import Export, describe_export, export_polygons
     from jobs.storage import resolve
 
-    chosen = ("min_area", "simplify", "classes", "overwrite")
+    chosen = ("min_area", "simplify", "class_names", "overwrite")
     asked = Export(
         run=resolve(run),
         out=resolve(out),

@@ -50,8 +50,8 @@ class Export:
     simplify: float = 0.0
     """In pixels; 0 keeps the outlines of pixels."""
 
-    classes: tuple[str, ...] = ()
-    """By name; empty for all."""
+    class_names: tuple[str, ...] = ()
+    """Of the classes to take; empty for all."""
 
     crs: Target = "auto"
     overwrite: bool = False
@@ -264,12 +264,16 @@ def _class_names(store: Store, asked: Export) -> dict[int, str]:
             f"{asked.run} holds a {job} run, and polygons are made of maps; read its masks "
             "as they are"
         )
-    unknown = [name for name in asked.classes if name not in every.values()]
+    unknown = [name for name in asked.class_names if name not in every.values()]
     if unknown:
         raise InputError(
             f"{asked.run} has no class {unknown[0]!r}; it has {', '.join(every.values())}"
         )
-    return {i: one for i, one in every.items() if not asked.classes or one in asked.classes}
+    return {
+        i: one
+        for i, one in every.items()
+        if not asked.class_names or one in asked.class_names
+    }
 
 
 def _find_rasters(store: Store, run: str) -> Iterator[Finished]:

@@ -191,7 +191,7 @@ def write_flatgeobuf(source: Path, target: Path, crs: str | None) -> None:
     if count > MOST_IN_FLATGEOBUF:
         raise InputError(
             f"FlatGeobuf is written of at most {MOST_IN_FLATGEOBUF} polygons, got {count}; "
-            "write Parquet, or leave some out with --min-area or --classes"
+            "write Parquet, or leave some out with --min-area or --class"
         )
     types = geo["columns"]["geometry"]["geometry_types"] or ["Polygon"]
     schema = SCHEMA.remove(SCHEMA.get_field_index("bbox"))

@@ -208,7 +208,14 @@ def test_confidence_is_the_mean_over_the_pixels_that_have_one(built, export):
 def test_what_is_small_or_not_asked_for_is_left_out(built, export):
     columns, _ = read_back(export(built.run)[1])
     found, out, _ = export(
-        built.run, "--min-area", "1", "--classes", "class 1,class 3", "--overwrite"
+        built.run,
+        "--min-area",
+        "1",
+        "--class",
+        "class 1",
+        "--class",
+        "class 3",
+        "--overwrite",
     )
     fewer, _ = read_back(out)
     wanted = [
@@ -287,7 +294,7 @@ def test_a_raster_with_control_points_alone_is_refused(map_rasters, export):
 def test_commands_that_are_wrong_say_why(built, build_label, local, export, tmp_path):
     assert "holds no run" in export(tmp_path / "none", code=2)[2]
     assert "must end in" in export(built.run, name="out.shp", code=2)[2]
-    assert "has no class 'sea'" in export(built.run, "--classes", "sea", code=2)[2]
+    assert "has no class 'sea'" in export(built.run, "--class", "sea", code=2)[2]
     assert (
         "always WGS 84" in export(built.run, "--crs", "source", name="o.geojson", code=2)[2]
     )

@@ -129,6 +129,14 @@ def test_classes_that_are_not_asked_for_are_gaps():
     assert {value for value, *_ in simple} == wanted
 
 
+@pytest.mark.parametrize("side", [7, 16, 64])
+def test_a_large_region_keeps_its_holes(side):
+    mask = (np.random.default_rng(5).random((90, 110)) < 0.15).astype(np.uint8)
+    rows = sweep_all(mask, side=side)
+    assert counted(rows) == twin(mask)
+    assert max(shapely.get_num_interior_rings(polygon) for _, polygon, *_ in rows) > 500
+
+
 def test_a_spiral_through_every_block_is_one_polygon():
     mask = np.full((101, 101), 255, dtype=np.uint8)
     top, left, bottom, right = 0, 0, 100, 100
