@@ -222,7 +222,7 @@ class Spec:
             "overlap": self.bundle.overlap,
             "batch": self.compute.batch,
             **asdict(self.compute),
-            "area": self.area and hashlib.sha256(self.area.encode()).hexdigest(),
+            "area": _digest_of_text(self.area) if self.area else None,
             "torch": version("torch").split("+")[0],
             "result_version": RESULT_VERSION,
         }
@@ -241,6 +241,10 @@ def write_area(geometry: dict[str, Any] | None) -> str:
 
 def _count(letters: int) -> str:
     return f"{letters} dead letter{'' if letters == 1 else 's'}"
+
+
+def _digest_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def digest_of(fields: dict[str, Any]) -> str:
