@@ -347,7 +347,7 @@ class Spec:
             **asdict(self.compute),
             **asdict(self.product),
             **self.reading.results(),
-            "area": self.area and hashlib.sha256(self.area.encode()).hexdigest(),
+            "area": _digest_of_text(self.area) if self.area else None,
             "torch": version("torch").split("+")[0],
             "result_version": RESULT_VERSION,
         }
@@ -370,6 +370,10 @@ def _count(letters: int) -> str:
 
 def _commas(values: tuple[float, ...]) -> str:
     return ",".join(f"{value:g}" for value in values) or "none"
+
+
+def _digest_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def digest_of(fields: dict[str, Any]) -> str:

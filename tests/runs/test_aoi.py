@@ -187,3 +187,13 @@ def test_a_plan_says_how_to_start_it(raster, aoi, linear, capsys):
     assert _main(["plan", "map", str(raster), *options]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.endswith(f"--aoi {aoi[0]} -c limit=3")
+
+
+def test_an_area_that_was_changed_in_the_run_folder_is_noticed(limited, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(limited[0], run)
+    held = json.loads((run / "job.json").read_text())
+    held["area"]["coordinates"][0][0][1][0] += 1
+    (run / "job.json").write_text(json.dumps(held))
+    assert _main(["retry", str(run), "--local"]) == 2
+    assert "holds a run with other options (area" in capsys.readouterr().err
