@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION: Final = 1
 """Of the run folder."""
 
-RESULT_VERSION: Final = 1
+RESULT_VERSION: Final = 2
 """Raised whenever a change of the program changes its masks."""
 
 BATCH: Final = {"cpu": 1, "cuda": 16}

@@ -240,7 +240,7 @@ def test_versions_are_in_the_fingerprint(make_spec, monkeypatch):
     spec = make_spec()
     before = spec.fingerprint("plan")
     with monkeypatch.context() as patch:
-        patch.setattr(spec_module, "RESULT_VERSION", 2)
+        patch.setattr(spec_module, "RESULT_VERSION", spec_module.RESULT_VERSION + 1)
         assert spec.fingerprint("plan") != before
     with monkeypatch.context() as patch:
         patch.setattr(spec_module, "version", lambda _: "0.0.1")
