@@ -77,17 +77,18 @@ class Place(Protocol):
 
 
 def check_crs(text: str) -> None:
-    """Refuse a CRS that means nothing.
+    """Refuse a CRS that means nothing, or that no raster lies in.
 
     Raises:
-        InputError: PROJ does not know it.
+        InputError: PROJ does not know it, or it is vertical or geocentric.
     """
     try:
-        _parse_crs(text)
+        crs, reason = _parse_crs(text), "it is neither projected nor geographic"
+        is_flat = crs.is_projected or crs.is_geographic
     except CRSError as error:
-        raise InputError(
-            f"crs must be a CRS such as EPSG:3857, got {text!r} ({error})"
-        ) from error
+        reason, is_flat = str(error), False
+    if not is_flat:
+        raise InputError(f"crs must be a CRS such as EPSG:3857, got {text!r} ({reason})")
 
 
 def describe_grid(raster: Place, target: Target | None = None) -> str:

@@ -1,6 +1,7 @@
 """Rasters of every kind, made here and read again; rasterio and numpy are the twin."""
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,8 @@ from rasterio.warp import transform as transform_points
 from deeplab.tiles import Window
 from jobs.errors import InputError, ItemError
 from jobs.inputs.decoding import read_info, read_window
-from jobs.inputs.raster_grid import check_crs, parse_grid
+from jobs.inputs.raster_grid import check_crs, describe_grid, parse_grid
+from jobs.inputs.raster_plan import refuse_side_mask
 from jobs.inputs.raster_warp import CHUNK
 from jobs.map_job import MapJob
 from jobs.spec import Reading
@@ -335,6 +337,22 @@ def test_a_mask_in_a_file_beside_the_raster_is_refused(write_raster, make_spec, 
     assert second.refusal is None
 
 
+def test_a_mask_beside_is_looked_for_where_the_raster_lies(place):
+    uri = place.at("scenes/a.tif")
+    refuse_side_mask(place.store, uri)
+    place.store.create(f"{uri}.msk", b"mask")
+    with pytest.raises(ItemError, match=r"its mask is a file of its own, a\.tif\.msk"):
+        refuse_side_mask(place.store, uri)
+
+
+def test_who_may_not_look_for_a_mask_has_none():
+    class Store:
+        def exists(self, uri):
+            raise ItemError("forbidden", uri)
+
+    refuse_side_mask(Store(), "s3://bucket/a.tif")
+
+
 # Layouts
 
 
@@ -504,16 +522,19 @@ def test_what_is_written_lies_where_its_source_does(write_raster, name, tmp_path
         assert not (tmp_path / "out.tif.aux.xml").exists()
 
 
-@pytest.mark.parametrize("value", ["x", ""])
-def test_damaged_rpcs_are_an_item_error(write_raster, value):
-    uri = write_raster(noise("uint8"), "a.tif", **GRIDS["RPCs"])
-    with rasterio.open(uri, "r+") as target:
-        target.update_tags(ns="RPC", LINE_OFF=value)
-    with rasterio.open(uri) as source:
-        tags = source.tags(ns="RPC")
-    if tags.get("LINE_OFF") == value:
-        with pytest.raises(ItemError, match="its RPCs are damaged"):
-            read_info(uri, LOCAL)
+def test_damaged_rpcs_are_an_item_error():
+    """GDAL checks those of a TIFF, but not whether they are numbers in other places."""
+
+    class Damaged:
+        gcps, crs, transform = ([], None), None, Affine.identity()
+
+        @property
+        def rpcs(self):
+            return RPC.from_gdal({**rpcs().to_gdal(), "LINE_OFF": "x"})
+
+    with pytest.raises(ItemError, match="its RPCs are damaged: ValueError") as caught:
+        describe_grid(Damaged())
+    assert caught.value.code == "undecodable"
 
 
 def test_one_line_says_how_many_rasters_are_nowhere(write_raster, make_spec, capsys):
@@ -530,10 +551,41 @@ def test_one_line_says_how_many_rasters_are_nowhere(write_raster, make_spec, cap
     )
 
 
-def test_a_crs_that_means_nothing_is_refused():
+@pytest.mark.parametrize("text", ["EPSG:1", "nonsense", "", "EPSG:5703", "EPSG:4978"])
+def test_a_crs_that_no_raster_lies_in_is_refused(text):
     check_crs("EPSG:3857")
-    with pytest.raises(InputError, match=r"crs must be a CRS such as .*, got 'EPSG:1'"):
-        check_crs("EPSG:1")
+    check_crs("EPSG:4326")
+    with pytest.raises(InputError, match=rf"crs must be a CRS such as .*, got '{text}'"):
+        check_crs(text)
+
+
+@pytest.mark.parametrize("reading", [Reading(), Reading(resolution=0.7)], ids=str)
+def test_a_damaged_block_is_an_item_error(write_raster, reading):
+    uri = write_raster(
+        noise("uint8"), tiled=True, compress="deflate", blockxsize=32, blockysize=32
+    )
+    with rasterio.open(uri) as raster:
+        start = int(raster.get_tag_item("BLOCK_OFFSET_1_1", "TIFF", bidx=1))
+    data = bytearray(Path(uri).read_bytes())
+    data[start + 10 : start + 200] = b"\xff" * 190
+    Path(uri).write_bytes(data)
+    with pytest.raises(ItemError) as caught:
+        read_all(uri, reading)
+    assert caught.value.code == "undecodable"
+
+
+@pytest.mark.s3
+def test_a_warp_reads_from_s3(write_raster, remote):
+    path = write_raster(noise("uint8"))
+    uri, access = remote.at("a.tif"), remote.store._access
+    remote.store.create(uri, Path(path).read_bytes())
+    reading = Reading(crs="EPSG:3857", resolution=0.7)
+    info, expected, mask = read_all(path, reading)
+    assert read_info(uri, access, bands=3, reading=reading) == info
+    window = Window(row=0, col=0, height=info.height, width=info.width)
+    found, valid = read_window(uri, access, window, bands=3, reading=reading)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(valid, mask)
 
 
 # Other grids

@@ -150,13 +150,16 @@ import sys
 from types import SimpleNamespace
 from jobs.errors import ItemError
 from jobs.map_job import MapJob
-from jobs.spec import Limits
+from jobs.spec import Limits, Reading
 from jobs.storage import Access, open_store
 
 (folder,) = sys.argv[1:]
 store = open_store(Access())
 spec = SimpleNamespace(
-    access=Access(), limits=Limits(), bundle=SimpleNamespace(bands=("red",))
+    access=Access(),
+    limits=Limits(),
+    reading=Reading(),
+    bundle=SimpleNamespace(bands=("red",)),
 )
 found = store.find(f"{folder}/shut.tif")
 print(MapJob(spec=spec)._inspect(found[0]).code)
