@@ -23,7 +23,7 @@ def check(randomise, relative_error):
     """Folding loses nothing but the last bits of float32.
 
     In float64 nothing at all: random kernels magnify float32's own rounding, which is
-    as far from the truth without folding.
+    as far from the truth without folding, and another on each kind of processor.
     """
 
     def compare(model, size):
@@ -33,7 +33,7 @@ def check(randomise, relative_error):
         assert count_norms(model) > 0
         assert count_norms(folded) == 0
         with torch.no_grad():
-            assert relative_error(folded(x), model(x)) <= 5e-6
+            assert relative_error(folded(x), model(x)) <= 2e-5
             x, model = x.double(), randomise(model).double()
             assert relative_error(fold(model)(x), model(x)) <= 1e-12
 
@@ -71,11 +71,11 @@ def test_every_variant_folds_exact(case, check):
 def test_auxiliary_head_folds_too(randomise, relative_error):
     variant = Variant(aux=True)
     model = randomise(deeplab.build("deeplabv3_resnet18", classes=2, variant=variant))
-    folded, x = fold(model), torch.randn(1, 3, 40, 41)
+    folded, x = fold(model.double()), torch.randn(1, 3, 40, 41).double()
     assert count_norms(folded) == 0
     with torch.no_grad():
         pairs = zip(folded.forward_with_aux(x), model.forward_with_aux(x), strict=True)
-        assert all(relative_error(ours, theirs) <= 5e-6 for ours, theirs in pairs)
+        assert all(relative_error(ours, theirs) <= 1e-12 for ours, theirs in pairs)
 
 
 def test_the_shipped_network_folds_exact(relative_error):
