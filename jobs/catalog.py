@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING
 from jobs.assembly import COLLECTION, RasterNames, output_name
 from jobs.folder import list_folders, read_shards
 from jobs.outputs.stac import write_collection
-from jobs.storage import join
+from jobs.spec import digest_of
+from jobs.storage import join, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from deeplab.bundle import Bundle
     from jobs.shards import Block
+    from jobs.spec import Spec
     from jobs.storage import Store
 
 
-def write_catalog(store: Store, run: str, *, bundle: Bundle, fingerprint: str) -> None:
-    """Write the Collection over what a run and its retries have mapped.
+def collection_id(spec: Spec) -> str:
+    """Id of the Collection: the same for a run and its retries."""
+    return f"atrous-{digest_of(spec.identity())}"
 
-    Args:
-        store: Where the run folder lies.
-        run: The run folder.
-        bundle: What mapped the rasters.
-        fingerprint: Of the run.
-    """
+
+def write_catalog(spec: Spec) -> None:
+    """Write the Collection over what a run and its retries have mapped."""
+    store, run = open_store(spec.access), spec.run
     with tempfile.TemporaryDirectory(prefix="atrous-") as scratch:
         path = Path(scratch, "collection.json")
         rasters = _list_rasters(store, run)
-        write_collection(path, rasters, bundle=bundle, fingerprint=fingerprint)
+        write_collection(path, rasters, bundle=spec.bundle, collection=collection_id(spec))
         store.replace(join(run, COLLECTION), path.read_bytes())
 
 

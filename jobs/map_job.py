@@ -13,7 +13,7 @@ import numpy as np
 
 from deeplab.tiles import Region, TileGrid
 from jobs.assembly import Rasters
-from jobs.catalog import write_catalog
+from jobs.catalog import collection_id, write_catalog
 from jobs.errors import ItemError, StoreError
 from jobs.folder import list_folders, read_shards
 from jobs.inputs.area import find_needed, keep_touching, place_area
@@ -69,11 +69,12 @@ class MapJob(Job):
         spec = self.spec
         suffixes = raster_suffixes(spec.reading)
         items = find_items(store, spec.source, suffixes, limit=spec.limit, pick=spec.pick)
-        headers = tell_nowhere(map_ahead(self._inspect, items, threads=_HEADER_READERS))
+        headers = map_ahead(self._inspect, items, threads=_HEADER_READERS)
         rasters: Iterator[tuple[Item, RasterInfo | Refusal]]
-        rasters = zip(items, headers, strict=True)
         if spec.area:
-            rasters = keep_touching(spec.area, rasters)
+            rasters = keep_touching(spec.area, zip(items, headers, strict=True))
+        else:
+            rasters = zip(items, tell_nowhere(headers), strict=True)
         parts = itertools.starmap(self._cut, rasters)
         yield from _number(itertools.chain.from_iterable(parts))
 
@@ -216,6 +217,7 @@ class MapJob(Job):
                 source=task.item.uri,
                 bundle=bundle,
                 fingerprint=self.fingerprint,
+                collection=collection_id(self.spec),
             )
             for name, data in (
                 (task.names.classes, class_table(bundle.classes)),
@@ -227,12 +229,7 @@ class MapJob(Job):
 
     def publish(self) -> None:
         """Write the STAC Collection."""
-        write_catalog(
-            open_store(self.spec.access),
-            self.spec.run,
-            bundle=self.spec.bundle,
-            fingerprint=self.fingerprint,
-        )
+        write_catalog(self.spec)
 
     def leftovers(self) -> frozenset[str]:
         """Pieces that are there, by name."""

@@ -87,6 +87,7 @@ def describe_raster(
     source: str,
     bundle: Bundle,
     fingerprint: str,
+    collection: str,
 ) -> bytes:
     """The STAC Item of a finished raster, to be stored under ``RasterNames.item``.
 
@@ -95,7 +96,8 @@ def describe_raster(
         outputs: The COG as it stands, and that of the confidence if there is one.
         source: URI of the raster that was mapped.
         bundle: What mapped it.
-        fingerprint: Of the run.
+        fingerprint: Of the pass that mapped it.
+        collection: Id of the run's Collection.
 
     Returns:
         JSON in UTF-8; the same arguments give the same bytes.
@@ -108,7 +110,7 @@ def describe_raster(
         "stac_version": VERSION,
         "stac_extensions": _EXTENSIONS,
         "id": name.removesuffix(".tif"),
-        "collection": _collection_id(fingerprint),
+        "collection": collection,
         "geometry": geometry,
         "properties": {
             **_describe_time(fields),
@@ -131,7 +133,7 @@ def write_collection(
     rasters: Iterable[tuple[RasterNames, Placed]],
     *,
     bundle: Bundle,
-    fingerprint: str,
+    collection: str,
 ) -> None:
     """Write the STAC Collection over a run's Items; memory does not grow with them.
 
@@ -139,7 +141,7 @@ def write_collection(
         path: Local file to write, to be stored under ``COLLECTION``.
         rasters: Names of what each was made into, and where it lies.
         bundle: What mapped them.
-        fingerprint: Of the run.
+        collection: Its id.
     """
     extent = _Extent()
     with path.open("w", encoding="utf-8") as file:
@@ -153,7 +155,7 @@ def write_collection(
                 "type": "application/geo+json",
             }
             file.write(f",\n{json.dumps(link, sort_keys=True)}")
-        rest = _describe_run(extent, bundle, fingerprint)
+        rest = _describe_run(extent, bundle, collection)
         file.write(f"\n],\n{json.dumps(rest, sort_keys=True)[1:]}\n")
 
 
@@ -186,21 +188,17 @@ class _Extent:
         }
 
 
-def _describe_run(extent: _Extent, bundle: Bundle, fingerprint: str) -> dict[str, Any]:
+def _describe_run(extent: _Extent, bundle: Bundle, collection: str) -> dict[str, Any]:
     names = ", ".join(info.name for info in bundle.classes)
     return {
         "type": "Collection",
         "stac_version": VERSION,
-        "id": _collection_id(fingerprint),
+        "id": collection,
         "title": f"Classes found by {bundle.architecture}",
         "description": f"Rasters mapped by Atrous with bundle {bundle.digest}: {names}",
         "license": "other",
         "extent": extent.describe(),
     }
-
-
-def _collection_id(fingerprint: str) -> str:
-    return f"atrous-{fingerprint}"
 
 
 def _find_time(fields: dict[str, Any]) -> tuple[str, str] | None:

@@ -34,7 +34,11 @@ from jobs.outputs.stac import describe_raster, write_collection
 from jobs.shards import Block
 from jobs.windows import cut_blocks
 
-GIVEN = {"source": "s3://imagery/a b.tif", "fingerprint": "f" * 16}
+GIVEN = {
+    "source": "s3://imagery/a b.tif",
+    "fingerprint": "f" * 16,
+    "collection": "atrous-run",
+}
 
 
 def output_of(name="rasters/scene.tif", sha256="ab" * 32):
@@ -84,7 +88,7 @@ def describe(make_bundle):
 
 def test_every_field_is_read_back(describe):
     item = read(describe(outputs=(output_of(), output_of("confidence/scene.tif"))))
-    assert (item.id, item.collection_id) == ("scene", "atrous-" + "f" * 16)
+    assert (item.id, item.collection_id) == ("scene", "atrous-run")
     place = ProjectionExtension.ext(item)
     assert (place.code, place.shape) == ("EPSG:32633", [300, 400])
     assert place.transform == [0.5, 0, 390_000, 0, -0.5, 5_820_000]
@@ -326,7 +330,7 @@ def test_a_grid_that_means_nothing_gives_no_geometry(describe, number):
 
 def write(path, rasters, bundle):
     rasters = ((RasterNames(PurePath(name).name), block) for name, block in rasters)
-    write_collection(path, rasters, bundle=bundle, fingerprint="f" * 16)
+    write_collection(path, rasters, bundle=bundle, collection="atrous-run")
     return read(path.read_bytes())
 
 
