@@ -17,11 +17,25 @@ settings.register_profile("atrous", derandomize=True, database=None, deadline=No
 settings.load_profile("atrous")
 
 # In a process of its own: GDAL holds the interpreter's lock while it waits for
-# an answer, so a server in a thread beside it would never give one.
+# an answer, so a server in a thread beside it would never give one. S3 looks at a
+# condition and writes in one step; this server does not by itself.
 SERVER = """
 import sys
+import threading
+
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
+one_at_a_time = threading.Lock()
+put_object = S3Response.put_object
+
+
+def put_alone(self):
+    with one_at_a_time:
+        return put_object(self)
+
+
+S3Response.put_object = put_alone
 server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)

@@ -145,7 +145,7 @@ def masks(run):
     if (run / "masks").exists():
         return {row["key"]: row["mask"] for row in rows(run)}
     found = {}
-    for path in (run / "rasters").iterdir():
+    for path in (run / "rasters").glob("*.tif"):
         with rasterio.open(path) as cog:
             found[path.name] = cog.read(1).tobytes()
     return found

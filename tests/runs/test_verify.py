@@ -46,8 +46,8 @@ def test_a_run_is_sound_also_as_a_copy(tmp_path, finished, capsys, job):
 @pytest.mark.parametrize("job", ["label", "map"])
 def test_an_output_with_another_byte_is_found(finished, capsys, job):
     run = finished(job)
-    folder = "masks" if job == "label" else "rasters"
-    path = min((run / folder).iterdir())
+    folder, ending = ("masks", "parquet") if job == "label" else ("rasters", "tif")
+    path = min((run / folder).glob(f"*.{ending}"))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)

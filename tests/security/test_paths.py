@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.assembly import output_name
+from jobs.assembly import COLLECTION, RasterNames, output_name
 from jobs.shards import Item, Shard
 
 KEYS = [
@@ -141,8 +141,9 @@ def check_outputs(job, names, run):
         assert (masks(run / "masks"), dead) == (names, {})
         return
     assert dead == {f"{key}.tif": "unsupported" for key in REFUSED}
-    expected = {output_name(name) for name in names if name not in dead}
-    assert {path.name for path in results} == expected
+    made = [RasterNames(output_name(name)) for name in names if name not in dead]
+    expected = {name for one in made for name in (one.mask, one.classes, one.item)}
+    assert {str(path) for path in results} == {*expected, COLLECTION}
 
 
 def fetch(client, bucket, keys, folder):

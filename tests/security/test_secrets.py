@@ -406,7 +406,7 @@ def faults():
     return [
         {"method": "GET|HEAD", "path": r"/shut\.", **denied},
         {"method": "GET|HEAD", "path": r"/token\.png", **expired},
-        {"method": "GET|HEAD", "path": r"/token\.tif", "skip": 1, **expired},
+        {"method": "GET|HEAD", "path": r"/token\.tif(\?|$)", "skip": 1, **expired},
         {"method": "GET", "path": r"/slow\.", "times": 1, **slow},
     ]
 
