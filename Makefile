@@ -13,7 +13,7 @@ demo: install
 test: install
 	$(BIN)/pytest
 
-# Whole runs while replicas, nodes, clusters, drivers and the store fail; ten minutes.
+# Whole runs while replicas, nodes, clusters, drivers and the store fail; half an hour.
 chaos: install
 	$(BIN)/pytest -m chaos
 
