@@ -253,7 +253,7 @@ class MapJob(Job):
         if not self.spec.area:
             return None
         # Only the first block's plan says where the raster lies.
-        grid = block.grid or _find_grid(self._inspect, item)
+        grid = block.grid or _find_grid(self._inspect_unchanged, item)
         placed = place_area(self.spec.area, grid, block.height, block.width)
         return placed.cover(block.core)
 
@@ -271,6 +271,12 @@ class MapJob(Job):
                 )
         except ItemError as error:
             return Refusal(code=error.code, message=error.message)
+
+    def _inspect_unchanged(self, item: Item) -> RasterInfo | Refusal:
+        """Look again at a raster that was planned."""
+        header = self._inspect(item)
+        self._check_unchanged(item)
+        return header
 
     @contextlib.contextmanager
     def _explained(self, item: Item) -> Iterator[None]:

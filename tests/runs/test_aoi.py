@@ -11,7 +11,7 @@ from rasterio.features import rasterize
 from rasterio.warp import transform_geom
 
 from cluster.local import run_local
-from jobs import map_job
+from jobs import commands, map_job
 from jobs.cli import _main
 from jobs.errors import InputError
 from jobs.spec import Cut
@@ -87,6 +87,28 @@ def test_blocks_outside_are_never_read(raster, aoi, linear, run_job, tmp_path, m
     run_job(run_local, "map", raster, tmp_path / "run", linear, aoi=aoi[0])
     assert len(windows) == 2
     assert {window.row for window in windows} == {0}
+
+
+def test_where_a_raster_lies_is_never_taken_from_another_one(
+    raster, aoi, linear, run_job, tmp_path, monkeypatch
+):
+    """One that was moved is not found outside of the area: it has changed."""
+    source, moved = tmp_path / "scene.tif", rasterio.transform.from_origin(1e5, 1e6, 1, 1)
+    shutil.copy(raster, source)
+
+    class Late(map_job.MapJob):
+        def read(self, shard, item):
+            if not shard.block.number:
+                with rasterio.open(source, "r+") as target:
+                    target.transform = moved
+            return super().read(shard, item)
+
+    monkeypatch.setitem(commands.JOBS, "map", Late)
+    run = tmp_path / "run"
+    run_job(run_local, "map", source, run, linear, aoi=aoi[0])
+    letters = pq.read_table(run / "dead_letter.parquet").to_pylist()
+    assert len(letters) == 6
+    assert {letter["code"] for letter in letters} == {"input_changed"}
 
 
 @pytest.fixture
