@@ -20,10 +20,10 @@ def count_norms(model):
 
 @pytest.fixture
 def check(randomise, relative_error):
-    """Folding loses nothing but the last bits of float32.
+    """Folding loses nothing in float64, and in float32 no more than rounding does.
 
-    In float64 nothing at all: random kernels magnify float32's own rounding, which is
-    as far from the truth without folding, and another on each kind of processor.
+    How much that is, random kernels and the kind of processor decide: so what is
+    folded must be about as near to the truth as what is not.
     """
 
     def compare(model, size):
@@ -33,8 +33,11 @@ def check(randomise, relative_error):
         assert count_norms(model) > 0
         assert count_norms(folded) == 0
         with torch.no_grad():
-            assert relative_error(folded(x), model(x)) <= 2e-5
-            x, model = x.double(), randomise(model).double()
+            ours, theirs = folded(x).double(), model(x).double()
+            x, model = x.double(), model.double()
+            truth = model(x)
+            assert relative_error(ours, truth) <= 2 * relative_error(theirs, truth)
+            randomise(model)
             assert relative_error(fold(model)(x), model(x)) <= 1e-12
 
     return compare
