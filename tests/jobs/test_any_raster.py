@@ -346,11 +346,15 @@ def test_a_mask_beside_is_looked_for_where_the_raster_lies(place):
 
 
 def test_who_may_not_look_for_a_mask_has_none():
+    asked = []
+
     class Store:
         def exists(self, uri):
+            asked.append(uri)
             raise ItemError("forbidden", uri)
 
     refuse_side_mask(Store(), "s3://bucket/a.tif")
+    assert asked == ["s3://bucket/a.tif.msk"]
 
 
 # Layouts

@@ -105,14 +105,14 @@ def test_a_broken_rule_is_found_out(rules, mosaic, told_by):
 @pytest.mark.parametrize("mosaic", [LABEL, MAP], ids=["label", "map"])
 def test_unconditional_writes_are_sound_while_nothing_else_is_alive(mosaic):
     """Drivers one after the other, whose attempts and requests die with them."""
-    for seed in range(STORIES // 5):
-        Story(seed, broken.SingleDriver, mosaic=mosaic, zombies=False).tell()
+    alone = {"mosaic": mosaic, "zombies": False}
+    assert find_violation(broken.SingleDriver, stories=STORIES // 5, **alone) is None
 
 
-def find_violation(rules, *, mosaic: bool) -> Violation | None:
-    for seed in range(2 * STORIES):
+def find_violation(rules, *, stories: int = 2 * STORIES, **setting) -> Violation | None:
+    for seed in range(stories):
         try:
-            Story(seed, rules, mosaic=mosaic).tell()
+            Story(seed, rules, **setting).tell()
         except Violation as violation:
             return violation
     return None
