@@ -183,6 +183,20 @@ def test_gdal_knows_how_the_file_is_laid_out(cog):
         assert found.tags(ns="IMAGE_STRUCTURE")["COMPRESSION"] == "ZSTD"
 
 
+def test_each_tile_stands_between_its_size_and_its_end(cog):
+    """GDAL trusts both, and reads a tile without its table."""
+    data = cog.read_bytes()
+    places = [
+        (int(at), int(size))
+        for one in tiff.read_directories(data)
+        for at, size in zip(one.offsets, one.sizes, strict=True)
+    ]
+    assert len(places) == 15 + 6 + 2 + 1
+    for at, size in places:
+        assert int.from_bytes(data[at - 4 : at], "little") == size
+        assert data[at + size : at + size + 4] == data[at + size - 4 : at + size]
+
+
 # Overviews
 
 
