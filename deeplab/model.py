@@ -58,6 +58,7 @@ class DeepLab(nn.Module):
         self.network = network
         variant = network.choices
         self.align_corners = variant.align_corners
+        self._context_kind = variant.context  # looked up here: a compiler cannot trace it
         self.backbone = _build_encoder(network)
         if variant.context == "spp":
             self.spp = SPP(self.backbone.channels, variant)
@@ -78,7 +79,7 @@ class DeepLab(nn.Module):
     @property
     def context(self) -> ASPP | SPP:
         """The context module, whichever it is."""
-        return self.spp if self.network.choices.context == "spp" else self.aspp
+        return self.spp if self._context_kind == "spp" else self.aspp
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, bands, H, W) to logits (N, K, H, W)."""
