@@ -1,8 +1,8 @@
 """Class probabilities of overlapping tiles, blended one row of tiles at a time.
 
 Sums are held for the rows of one row of tiles only. When it is complete, the
-rows that no later tile touches become class ids and confidence, and the sums
-move down.
+rows that no later tile touches become class ids and confidence, and bytes of
+the classes whose probabilities are asked for, and the sums move down.
 
 The result of a pixel has the same bits in whatever window it is asked for: its
 tiles are added in the order of the grid, row by row, and products and sums are
@@ -19,8 +19,11 @@ import numpy as np
 import torch
 
 from deeplab.ramps import compute_ramp
+from deeplab.transfer import Landing, empty_on_host, to_device
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -32,7 +35,13 @@ class Blend:
     """Sums weighted probabilities over a window of a raster."""
 
     def __init__(
-        self, grid: TileGrid, window: Window, *, classes: int, device: torch.device
+        self,
+        grid: TileGrid,
+        window: Window,
+        *,
+        classes: int,
+        device: torch.device,
+        chosen: Sequence[int] = (),
     ) -> None:
         """Start with sums of zero.
 
@@ -41,6 +50,7 @@ class Blend:
             window: Pixels wanted, in raster coordinates.
             classes: K, at most 254.
             device: Where the probabilities are.
+            chosen: Ids of classes whose probabilities are wanted themselves.
         """
         self._rows, self._columns = grid.rows, grid.columns
         self._window = window
@@ -55,6 +65,9 @@ class Blend:
         self._sums = torch.zeros(classes, grid.tile, window.width, device=device)
         self._ids = np.zeros((window.height, window.width), dtype=np.uint8)
         self._confidence = np.zeros_like(self._ids)
+        self._chosen = tuple(chosen)
+        self._probabilities = np.zeros((len(chosen), *self._ids.shape), dtype=np.uint8)
+        self._landings: list[tuple[slice, Landing]] = []
 
     def add(self, tile: Tile, probabilities: Tensor) -> None:
         """Add a tile's probabilities, float32 (K, T, T); tiles come in order."""
@@ -69,18 +82,20 @@ class Blend:
         weighted = probabilities[:, :, inside] * weights
         self._sums[:, :, left - self._window.col : right - self._window.col] += weighted
 
-    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Give class ids and confidence, uint8 (H, W) of the window.
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Give class ids and confidence, uint8 (H, W) of the window, and probabilities.
 
-        Confidence is 255 times the winner's probability, rounded. The lowest id
-        wins a tie. Pixels that no tile was added for get 0 and 0.
+        Confidence is 255 times the winner's probability, rounded, and so is each of
+        the chosen classes' probabilities, uint8 (chosen, H, W). The lowest id wins a
+        tie. Pixels that no tile was added for get 0 of everything.
 
         Raises:
             FloatingPointError: A probability is not a number.
         """
         while self._row < self._stop_row:
             self._advance()
-        return self._ids, self._confidence
+        self._land()
+        return self._ids, self._confidence, self._probabilities
 
     def _advance(self) -> None:
         """Hand out the rows that are complete, and move down one row of tiles."""
@@ -107,14 +122,32 @@ class Blend:
         bottom = min(start + rows, self._window.stop_row)
         if top >= bottom:
             return
-        ids, best = _argmax(self._sums[:, top - start : bottom - start])
-        confidence = to_confidence(best)
-        out = slice(top - self._window.row, bottom - self._window.row)
-        self._ids[out] = ids.cpu().numpy()
-        self._confidence[out] = confidence.cpu().numpy()
+        sums = self._sums[:, top - start : bottom - start]
+        ids, best = _argmax(sums)
+        # One row behind: the host tells the device of the next before it waits.
+        self._land()
+        chosen = [to_bytes(sums[index]) for index in self._chosen]
+        self._landings.append(
+            (
+                slice(top - self._window.row, bottom - self._window.row),
+                Landing(best.isfinite().all(), ids, to_bytes(best), *chosen),
+            )
+        )
+
+    def _land(self) -> None:
+        """Wait for the rows under way."""
+        while self._landings:
+            rows, landing = self._landings.pop()
+            is_finite, ids, confidence, *chosen = landing.wait()
+            check_numbers(is_finite=bool(is_finite))
+            self._ids[rows], self._confidence[rows] = ids, confidence
+            for plane, values in zip(self._probabilities, chosen, strict=True):
+                plane[rows] = values
 
     def _to_device(self, weights: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(weights).to(self._device)
+        host = empty_on_host(weights.shape, self._device, torch.float32)
+        host.numpy()[:] = weights
+        return to_device(host, self._device)
 
 
 def to_confidence(best: Tensor) -> Tensor:
@@ -123,12 +156,22 @@ def to_confidence(best: Tensor) -> Tensor:
     Raises:
         FloatingPointError: A probability is not a number.
     """
-    if not bool(best.isfinite().all()):
+    check_numbers(is_finite=bool(best.isfinite().all()))
+    return to_bytes(best)
+
+
+def check_numbers(*, is_finite: bool) -> None:
+    """Raise a FloatingPointError where not all probabilities are numbers."""
+    if not is_finite:
         raise FloatingPointError(
             "the network gave probabilities that are not numbers; use precision "
             "fp32, or check the bundle's weights, mean and std"
         )
-    return (best * 255).round_().to(torch.uint8)
+
+
+def to_bytes(probability: Tensor) -> Tensor:
+    """255 times a probability that is a number, rounded: float32 to uint8."""
+    return (probability * 255).round_().to(torch.uint8)
 
 
 def _argmax(sums: Tensor) -> tuple[Tensor, Tensor]:

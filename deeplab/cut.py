@@ -44,23 +44,42 @@ class Cutter:
         """List the tiles that touch the core and hold data, row by row."""
         core = self.region.core
         for row in self.grid.rows.touching(core.row, core.stop_row):
-            for col in self.grid.columns.touching(core.col, core.stop_col):
+            for col in self._columns:
                 rows, cols = self._inside(Tile(row, col))
                 if self.valid[rows, cols].any():
                     yield Tile(row, col)
 
-    def copy(self, tile: Tile, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
-        """Fill ``pixels`` (bands, tile, tile) and ``valid`` (tile, tile)."""
-        rows, cols = self._inside(tile)
+    @property
+    def width(self) -> int:
+        """Columns of a band, in px."""
+        columns = self._columns
+        return (len(columns) - 1) * self.grid.columns.stride + self.grid.tile
+
+    def fill(self, row: int, band: NDArray[np.uint8]) -> None:
+        """Fill ``band``, uint8 (bands + 1, tile, width), with a row of tiles.
+
+        The last plane is 1 where there is data.
+        """
+        first = self._inside(Tile(row, self._columns.start))
+        last = self._inside(Tile(row, self._columns.stop - 1))
+        rows, cols = first[0], slice(first[1].start, last[1].stop)
         height, width = rows.stop - rows.start, cols.stop - cols.start
-        side = self.grid.tile
-        if height == width == side:
-            pixels[...] = self.pixels[:, rows, cols]
-            valid[...] = self.valid[rows, cols]
-        else:
-            where = np.ix_(mirror(height, side), mirror(width, side))
-            pixels[...] = self.pixels[:, rows, cols][:, where[0], where[1]]
-            valid[...] = self.valid[rows, cols][where]
+        band[:-1, :height, :width] = self.pixels[:, rows, cols]
+        band[-1, :height, :width] = self.valid[rows, cols]
+        inside, side = last[1].stop - last[1].start, self.grid.tile
+        beyond = width - inside + mirror(inside, side)[inside:]
+        band[:, :height, width:] = band[:, :height, beyond]
+        band[:, height:] = band[:, mirror(height, side)[height:]]
+
+    def left(self, tile: Tile) -> int:
+        """Column of a band where a tile begins."""
+        return (tile.col - self._columns.start) * self.grid.columns.stride
+
+    @property
+    def _columns(self) -> range:
+        """Columns of tiles that touch the core."""
+        core = self.region.core
+        return self.grid.columns.touching(core.col, core.stop_col)
 
     def _inside(self, tile: Tile) -> tuple[slice, slice]:
         """Rows and columns of ``pixels`` under a tile, up to the raster's edge."""

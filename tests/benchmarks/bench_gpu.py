@@ -1,6 +1,6 @@
 """Measure the network, the segmenter and both jobs on a GPU.
 
-    python tests/benchmarks/bench_gpu.py [--out FOLDER]
+    python tests/benchmarks/bench_gpu.py [--out FOLDER] [--parts segment] [--batches 16]
 
 From a checkout that is not installed: set PYTHONPATH to its root. Where a package
 is missing, the part that needs it is skipped and that is said. Without a GPU it
@@ -38,6 +38,8 @@ ARCHITECTURE = "deeplabv3plus_resnet50"
 CLASSES = 21
 JOBS_NEED = ("fsspec", "PIL", "pyarrow", "rasterio", "s3fs")
 CEILING = "bf16 channels_last"
+PLAIN = "eager fp32"
+PARTS = ("forward", "segment", "jobs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,8 @@ def main():
         ARCHITECTURE, classes=CLASSES, tile=sizes.tile, overlap=sizes.overlap
     )
     model = make_network(header).to(device)
-    sizes = replace(sizes, tile_flop=count_flop(model, sizes.tile))
+    batches = tuple(options.batches or sizes.batches)
+    sizes = replace(sizes, tile_flop=count_flop(model, sizes.tile), batches=batches)
     content = {
         "benchmark": "gpu",
         "smoke": smoke,
@@ -116,19 +119,28 @@ def main():
         "network": {"architecture": ARCHITECTURE, "output_stride": 16, "classes": CLASSES},
         "sizes": asdict(sizes),
     }
-    content["forward"] = run_forward(model, sizes, device)
-    content["segment"] = run_segment(model, header, sizes, device, content["forward"])
-    del model
-    content["jobs"] = run_jobs(header, sizes, device, content["forward"])
     kind = f"gpu-{slug(name)}" if device == "cuda" else "cpu-smoke"
-    save(options.out, f"{kind}-{commit()}", content)
+
+    def keep(part, found):
+        # After each part, so that what was measured outlives what comes next.
+        content[part] = found
+        save(options.out, f"{kind}-{commit()}", content)
+
+    is_whole = "forward" in options.parts
+    variants = [one for one in VARIANTS if is_whole or one.name in (CEILING, PLAIN)]
+    keep("forward", run_forward(model, variants, sizes, device))
+    if "segment" in options.parts:
+        keep("segment", run_segment(model, header, sizes, device, content["forward"]))
+    del model
+    if "jobs" in options.parts:
+        keep("jobs", run_jobs(header, sizes, device, content["forward"]))
 
 
-def run_forward(model, sizes, device):
+def run_forward(model, variants, sizes, device):
     """The bare network: the ceiling for all that follows."""
     found = [
         measure_forward(model, variant, batch=batch, sizes=sizes, device=device)
-        for variant in VARIANTS
+        for variant in variants
         for batch in sizes.batches
     ]
     rows = []
@@ -167,7 +179,7 @@ def run_segment(model, header, sizes, device, forward):
                 rows.append((first, "out of GPU memory", "", "", ""))
                 continue
         rate = spread([tiles / one for one in seconds])
-        plain = CEILING if precision == "bf16" else "eager fp32"
+        plain = CEILING if precision == "bf16" else PLAIN
         best = ceiling(forward, plain, batch)
         one = {
             "precision": precision,
@@ -236,6 +248,14 @@ def _parser():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=PARTS,
+        help="without forward, only the ceilings of the others are measured of it",
+    )
+    parser.add_argument("--batches", nargs="+", type=int, help="tiles at once")
     return parser
 
 

@@ -182,14 +182,48 @@ def test_cutter_gives_the_raster_then_its_reflection():
     )
     tiles = list(cutter.tiles())
     assert tiles == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    tile, tile_valid = np.zeros((2, 4, 4), np.uint8), np.zeros((4, 4), bool)
+    band = np.zeros((3, 4, cutter.width), np.uint8)
     for row, col in tiles:
-        cutter.copy(Tile(row, col), tile, tile_valid)
+        cutter.fill(row, band)
+        left = cutter.left(Tile(row, col))
+        tile = band[:, :, left : left + 4]
         inside = np.s_[3 * row : 3 * row + 4, 3 * col : 3 * col + 4]
         lack = 4 - valid[inside].shape[0]
         expected = np.pad(pixels[:, *inside], ((0, 0), (0, lack), (0, 0)), mode="reflect")
-        assert (tile == expected).all()
-        assert (tile_valid == np.pad(valid[inside], ((0, lack), (0, 0)), "reflect")).all()
+        assert (tile[:2] == expected).all()
+        assert (tile[2] == np.pad(valid[inside], ((0, lack), (0, 0)), "reflect")).all()
+
+
+@st.composite
+def windows(draw, height, width):
+    row, col = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+    rows, cols = draw(st.integers(1, height - row)), draw(st.integers(1, width - col))
+    return Window(row=row, col=col, height=rows, width=cols)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(4, 9), st.data())
+def test_a_band_holds_each_tile_and_its_reflection(height, width, side, data):
+    grid = TileGrid(height=height, width=width, tiling=Tiling(tile=side, overlap=side // 3))
+    core = data.draw(windows(height, width))
+    read = grid.reach(core)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, height, width), np.uint8)
+    valid = pixels[0] > 50
+    inside = np.s_[read.row : read.stop_row, read.col : read.stop_col]
+    cutter = Cutter(
+        grid=grid,
+        region=Region(height=height, width=width, core=core, read=read),
+        pixels=pixels[:, *inside],
+        valid=valid[inside],
+    )
+    band = np.zeros((3, side, cutter.width), np.uint8)
+    for tile in cutter.tiles():
+        cutter.fill(tile.row, band)
+        top, left = tile.row * grid.rows.stride, tile.col * grid.columns.stride
+        rows = top + mirror(min(side, height - top), side)
+        cols = left + mirror(min(side, width - left), side)
+        found = band[:, :, cutter.left(tile) : cutter.left(tile) + side]
+        assert (found[:2] == pixels[:, rows[:, None], cols]).all()
+        assert (found[2] == valid[rows[:, None], cols]).all()
 
 
 def test_cutter_skips_tiles_without_data():
