@@ -1,8 +1,8 @@
 """Class probabilities of overlapping tiles, blended one row of tiles at a time.
 
 Sums are held for the rows of one row of tiles only. When it is complete, the
-rows that no later tile touches become class ids and confidence, and the sums
-move down.
+rows that no later tile touches become class ids and confidence, and bytes of
+the classes whose probabilities are asked for, and the sums move down.
 
 The result of a pixel has the same bits in whatever window it is asked for: its
 tiles are added in the order of the grid, row by row, and products and sums are
@@ -21,6 +21,8 @@ import torch
 from deeplab.ramps import compute_ramp
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -32,7 +34,13 @@ class Blend:
     """Sums weighted probabilities over a window of a raster."""
 
     def __init__(
-        self, grid: TileGrid, window: Window, *, classes: int, device: torch.device
+        self,
+        grid: TileGrid,
+        window: Window,
+        *,
+        classes: int,
+        device: torch.device,
+        chosen: Sequence[int] = (),
     ) -> None:
         """Start with sums of zero.
 
@@ -41,6 +49,7 @@ class Blend:
             window: Pixels wanted, in raster coordinates.
             classes: K, at most 254.
             device: Where the probabilities are.
+            chosen: Ids of classes whose probabilities are wanted themselves.
         """
         self._rows, self._columns = grid.rows, grid.columns
         self._window = window
@@ -55,6 +64,8 @@ class Blend:
         self._sums = torch.zeros(classes, grid.tile, window.width, device=device)
         self._ids = np.zeros((window.height, window.width), dtype=np.uint8)
         self._confidence = np.zeros_like(self._ids)
+        self._chosen = tuple(chosen)
+        self._probabilities = np.zeros((len(chosen), *self._ids.shape), dtype=np.uint8)
 
     def add(self, tile: Tile, probabilities: Tensor) -> None:
         """Add a tile's probabilities, float32 (K, T, T); tiles come in order."""
@@ -69,18 +80,19 @@ class Blend:
         weighted = probabilities[:, :, inside] * weights
         self._sums[:, :, left - self._window.col : right - self._window.col] += weighted
 
-    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Give class ids and confidence, uint8 (H, W) of the window.
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Give class ids and confidence, uint8 (H, W) of the window, and probabilities.
 
-        Confidence is 255 times the winner's probability, rounded. The lowest id
-        wins a tie. Pixels that no tile was added for get 0 and 0.
+        Confidence is 255 times the winner's probability, rounded, and so is each of
+        the chosen classes' probabilities, uint8 (chosen, H, W). The lowest id wins a
+        tie. Pixels that no tile was added for get 0 of everything.
 
         Raises:
             FloatingPointError: A probability is not a number.
         """
         while self._row < self._stop_row:
             self._advance()
-        return self._ids, self._confidence
+        return self._ids, self._confidence, self._probabilities
 
     def _advance(self) -> None:
         """Hand out the rows that are complete, and move down one row of tiles."""
@@ -107,11 +119,14 @@ class Blend:
         bottom = min(start + rows, self._window.stop_row)
         if top >= bottom:
             return
-        ids, best = _argmax(self._sums[:, top - start : bottom - start])
+        sums = self._sums[:, top - start : bottom - start]
+        ids, best = _argmax(sums)
         confidence = to_confidence(best)
         out = slice(top - self._window.row, bottom - self._window.row)
         self._ids[out] = ids.cpu().numpy()
         self._confidence[out] = confidence.cpu().numpy()
+        for plane, index in zip(self._probabilities, self._chosen, strict=True):
+            plane[out] = to_bytes(sums[index]).cpu().numpy()
 
     def _to_device(self, weights: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(weights).to(self._device)
@@ -128,7 +143,12 @@ def to_confidence(best: Tensor) -> Tensor:
             "the network gave probabilities that are not numbers; use precision "
             "fp32, or check the bundle's weights, mean and std"
         )
-    return (best * 255).round_().to(torch.uint8)
+    return to_bytes(best)
+
+
+def to_bytes(probability: Tensor) -> Tensor:
+    """255 times a probability that is a number, rounded: float32 to uint8."""
+    return (probability * 255).round_().to(torch.uint8)
 
 
 def _argmax(sums: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,6 +46,14 @@ def enlarged_argmax(
         Ids uint8 (N, H, W) and the winner's probability float32 (N, H, W), the
         softmax over classes, summed as the classes come.
     """
+    ids, _, probability = enlarged_winner(logits, size, align_corners=align_corners)
+    return ids, probability
+
+
+def enlarged_winner(
+    logits: Tensor, size: tuple[int, int], *, align_corners: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``enlarged_argmax``, and between both the winner's logit, float32 (N, H, W)."""
     logits = logits.float()
     best = _enlarge(logits, 0, size, align_corners=align_corners)
     ids = torch.zeros_like(best, dtype=torch.uint8)
@@ -56,7 +64,26 @@ def enlarged_argmax(
         highest = torch.maximum(best, value)
         total.mul_((best - highest).exp_()).add_((value - highest).exp_())
         best = highest
-    return ids, total.reciprocal_()
+    return ids, best, total.reciprocal_()
+
+
+def enlarged_probability(
+    logits: Tensor, index: int, best: Tensor, probability: Tensor, *, align_corners: bool
+) -> Tensor:
+    """Probability of one class of enlarged logits, float32 (N, H, W).
+
+    Where the class is the winner it has the winner's bits.
+
+    Args:
+        logits: float (N, K, h, w).
+        index: The class.
+        best: float32 (N, H, W), the logit of each pixel's winner, and
+        probability: the same of its probability, both of ``enlarged_winner``.
+        align_corners: As in ``resize``.
+    """
+    size = (best.shape[1], best.shape[2])
+    value = _enlarge(logits.float(), index, size, align_corners=align_corners)
+    return (value - best).exp_().mul_(probability)
 
 
 def _enlarge(

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import torch
 
-from deeplab.blend import Blend, to_confidence
+from deeplab.blend import Blend, to_bytes, to_confidence
 from deeplab.cut import Cutter
 from deeplab.fold import fold
 from deeplab.memory import with_less_memory
-from deeplab.resize import enlarged_argmax, resize
+from deeplab.resize import enlarged_probability, enlarged_winner, resize
 from deeplab.tiles import Region, TileGrid, Window
 from deeplab.weights import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from os import PathLike
 
     from numpy.typing import NDArray
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from deeplab.bundle import Bundle
     from deeplab.cut import Tile
     from deeplab.tiles import Tiling
+
+    _Found = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+    """Class ids and confidence (H, W), and probabilities (chosen, H, W)."""
 
 NODATA = 255
 """Mask value where there is no data."""
@@ -54,6 +57,10 @@ class Segmentation:
 
     confidence: NDArray[np.uint8]
     """uint8 (H, W): 255 times the winner's probability, 0 where not valid."""
+
+    probabilities: NDArray[np.uint8] | None = None
+    """uint8 (chosen, H, W): the same of each class that was asked for, which for the
+    winner is the confidence; None where none was."""
 
 
 class Segmenter:
@@ -134,6 +141,7 @@ class Segmenter:
         region: Region | None = None,
         tiling: Tiling | None = None,
         batch: int | None = None,
+        probabilities: Sequence[int] = (),
     ) -> Segmentation:
         """Find the class of every pixel of an image, or of a raster's region.
 
@@ -147,9 +155,11 @@ class Segmenter:
                 are wanted; None for a whole image.
             tiling: How tiles are cut and blended; None for the bundle's own way.
             batch: Tiles at once in this call; None for the segmenter's own number.
+            probabilities: Ids of classes whose probabilities are wanted as well; they
+                change neither mask nor confidence.
 
         Returns:
-            Mask and confidence of ``region.core``, or of the image.
+            Mask, confidence and probabilities of ``region.core``, or of the image.
 
         Raises:
             MemoryError: The device cannot hold a single tile.
@@ -157,6 +167,7 @@ class Segmenter:
             FloatingPointError: The network gave values that are not numbers.
         """
         self._check_pixels(pixels, valid)
+        self._check_chosen(probabilities)
         region = region or _whole(*valid.shape)
         grid = TileGrid(
             height=region.height,
@@ -168,7 +179,7 @@ class Segmenter:
             Cutter(grid=grid, region=strip, pixels=pixels, valid=valid)
             for strip in _strips(region)
         ]
-        segment = functools.partial(self._segment_all, cutters)
+        segment = functools.partial(self._segment_all, cutters, tuple(probabilities))
         return with_less_memory(segment, batch or self.batch)
 
     def close(self) -> None:
@@ -183,10 +194,13 @@ class Segmenter:
         """Close it."""
         self.close()
 
-    def _segment_all(self, cutters: list[Cutter], batch: int) -> Segmentation:
+    def _segment_all(
+        self, cutters: list[Cutter], chosen: tuple[int, ...], batch: int
+    ) -> Segmentation:
         try:
             results = [
-                self._thread.submit(self._segment, cutter, batch) for cutter in cutters
+                self._thread.submit(self._segment, cutter, chosen, batch)
+                for cutter in cutters
             ]
         except RuntimeError as error:
             raise ValueError("segmenter is closed; make a new one") from error
@@ -203,6 +217,13 @@ class Segmenter:
                 f"valid must be bool {pixels.shape[1:]}, got {valid.dtype} {valid.shape}"
             )
 
+    def _check_chosen(self, chosen: Sequence[int]) -> None:
+        classes = len(self.bundle.classes)
+        if not all(0 <= one < classes for one in chosen):
+            raise ValueError(
+                f"probabilities must be classes 0 to {classes - 1}, got {tuple(chosen)}"
+            )
+
     def _adopt(self, model: nn.Module) -> nn.Module:
         """Set up the thread; move the network and its normalisation to the device."""
         if self.threads:
@@ -217,39 +238,49 @@ class Segmenter:
         # Channels last: 1.25 times faster for MobileNetV2 on one CPU thread.
         return fold(model).to(self._device).to(memory_format=torch.channels_last)
 
-    def _segment(self, cutter: Cutter, batch: int) -> Segmentation:
+    def _segment(self, cutter: Cutter, chosen: tuple[int, ...], batch: int) -> Segmentation:
         core, read = cutter.region.core, cutter.region.read
         with torch.inference_mode(), _exact(self._device):
             find = self._find_alone if cutter.grid.count == 1 else self._find_blended
-            mask, confidence = find(cutter, batch)
+            mask, confidence, probabilities = find(cutter, chosen, batch)
         top, left = core.row - read.row, core.col - read.col
         invalid = ~cutter.valid[top : top + core.height, left : left + core.width]
         mask[invalid], confidence[invalid] = NODATA, 0
-        return Segmentation(mask=mask, confidence=confidence)
+        for plane in probabilities:
+            plane[invalid] = 0
+        return Segmentation(
+            mask=mask,
+            confidence=confidence,
+            probabilities=probabilities if chosen else None,
+        )
 
-    def _find_alone(
-        self, cutter: Cutter, batch: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Class ids and confidence under the raster's only tile: K planes never exist."""
-        core = cutter.region.core
+    def _find_alone(self, cutter: Cutter, chosen: tuple[int, ...], batch: int) -> _Found:
+        """What is under the raster's only tile: K planes never exist."""
+        core, align_corners = cutter.region.core, self._align_corners
+        shape = (core.height, core.width)
+        planes = np.zeros((len(chosen), *shape), np.uint8)
         for _, logits in self._predict_all(cutter, batch):
-            ids, best = enlarged_argmax(
-                logits, (cutter.grid.tile,) * 2, align_corners=self._align_corners
+            ids, best, sure = enlarged_winner(
+                logits, (cutter.grid.tile,) * 2, align_corners=align_corners
             )
             inside = np.s_[0, core.row : core.stop_row, core.col : core.stop_col]
-            return ids[inside].cpu().numpy(), to_confidence(best[inside]).cpu().numpy()
-        shape = (core.height, core.width)
-        return np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+            confidence = to_confidence(sure[inside]).cpu().numpy()
+            for plane, index in zip(planes, chosen, strict=True):
+                one = enlarged_probability(
+                    logits, index, best, sure, align_corners=align_corners
+                )
+                plane[:] = to_bytes(one[inside]).cpu().numpy()
+            return ids[inside].cpu().numpy(), confidence, planes
+        return np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), planes
 
-    def _find_blended(
-        self, cutter: Cutter, batch: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Class ids and confidence where tiles overlap: one tile's K planes at once."""
+    def _find_blended(self, cutter: Cutter, chosen: tuple[int, ...], batch: int) -> _Found:
+        """The same where tiles overlap: one tile's K planes at once."""
         blend = Blend(
             cutter.grid,
             cutter.region.core,
             classes=len(self.bundle.classes),
             device=self._device,
+            chosen=chosen,
         )
         for tile, logits in self._predict_all(cutter, batch):
             # Contiguous: softmax over strided classes takes twice as long on a CPU.
@@ -333,9 +364,11 @@ def _strips(region: Region) -> Iterator[Region]:
 def _beside(parts: list[Segmentation]) -> Segmentation:
     if len(parts) == 1:
         return parts[0]
+    planes = [part.probabilities for part in parts if part.probabilities is not None]
     return Segmentation(
         mask=np.hstack([part.mask for part in parts]),
         confidence=np.hstack([part.confidence for part in parts]),
+        probabilities=np.concatenate(planes, axis=2) if planes else None,
     )
 
 
