@@ -82,8 +82,22 @@ class RasterNames:
 
     @property
     def confidence(self) -> str:
-        """The COG of probabilities."""
+        """The COG of the mask's probabilities."""
         return f"confidence/{self.key}"
+
+    @property
+    def probabilities(self) -> str:
+        """The COG of chosen classes' probabilities."""
+        return f"probabilities/{self.key}"
+
+    def cog(self, layer: str) -> str:
+        """The COG of a layer: ``mask``, ``confidence`` or ``probabilities``."""
+        cogs = {
+            "mask": self.mask,
+            "confidence": self.confidence,
+            "probabilities": self.probabilities,
+        }
+        return cogs[layer]
 
     @property
     def classes(self) -> str:
@@ -101,7 +115,8 @@ class RasterNames:
 
     def __iter__(self) -> Iterator[str]:
         """All of them, whether a run makes them or not."""
-        yield from (self.mask, self.confidence, self.classes, self.item)
+        yield from (self.mask, self.confidence, self.probabilities)
+        yield from (self.classes, self.item)
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cluster.outcomes import ClusterLostError, NoCapacityError, WorkerBugError
 from deeplab.tiles import TileGrid
 from jobs.bundle_file import DEMO_BUNDLE, load_bundle
+from jobs.class_choice import choose_classes
 from jobs.engine import Place, open_engine
 from jobs.errors import BugError, InputError, ItemError, UnfinishedError
 from jobs.folder import check_free
@@ -81,7 +82,9 @@ class Request:
 def start(request: Request, progress: Progress) -> dict[str, Any]:
     """Run a job where the request says, or go on with it."""
     bundle, data = load_bundle(request.bundle, request.access)
-    request.tiles.resolve(bundle)  # refused before a cluster starts
+    # What cannot be is refused before a cluster starts.
+    request.tiles.resolve(bundle)
+    choose_classes("probabilities", request.product.probabilities, bundle)
     store = open_store(request.access)
     store.require(resolve(request.source))
     check_free(store, resolve(request.run))

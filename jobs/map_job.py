@@ -25,7 +25,8 @@ from jobs.ledger import DeadLetter, Ledger, Output, Record
 from jobs.outputs.classes import class_table
 from jobs.outputs.cog import Assembler, Legend
 from jobs.outputs.files import replace_file, scratch_file, store_file
-from jobs.outputs.levels import CONFIDENCE, MASK, Codec
+from jobs.outputs.layers import fill_layers, list_layers
+from jobs.outputs.levels import Codec
 from jobs.outputs.pieces import decode_piece, encode_piece
 from jobs.outputs.stac import describe_raster
 from jobs.prefetch import map_ahead
@@ -164,8 +165,7 @@ class MapJob(Job):
             return self._record(shard)
         store, run = open_store(self.spec.access), self.spec.run
         with scratch_file(store, run) as path:
-            pixels = {MASK: found.mask, CONFIDENCE: found.confidence}
-            layers = [(layer, pixels[layer]) for layer in self._layers]
+            layers = fill_layers(self._layers, found)
             side = self.spec.cut.block
             path.write_bytes(
                 encode_piece(_block_of(shard), layers, side=side, codec=self._codec)
@@ -200,7 +200,6 @@ class MapJob(Job):
         """
         bundle, layers = self.spec.bundle, self._layers
         legend = Legend(bundle=bundle, fingerprint=self.fingerprint, source=task.item.key)
-        names = {MASK: task.names.mask, CONFIDENCE: task.names.confidence}
         outputs = []
         with scratch_file(open_store(self.spec.access), self.spec.run) as path:
             with path.with_name("spool").open("w+b") as spool:
@@ -210,7 +209,7 @@ class MapJob(Job):
                     raster.add(core, piece)
                 for layer in layers:
                     raster.write(path, layer, grid=task.grid, legend=legend)
-                    outputs.append(self._deliver(task, names[layer], path))
+                    outputs.append(self._deliver(task, task.names.cog(layer.name), path))
             item = describe_raster(
                 task,
                 tuple(outputs),
@@ -218,6 +217,7 @@ class MapJob(Job):
                 bundle=bundle,
                 fingerprint=self.fingerprint,
                 collection=collection_id(self.spec),
+                chosen=self.spec.probabilities,
             )
             for name, data in (
                 (task.names.classes, class_table(bundle.classes)),
@@ -295,7 +295,7 @@ class MapJob(Job):
 
     @property
     def _layers(self) -> tuple[Layer, ...]:
-        return (MASK, CONFIDENCE) if self.spec.product.confidence else (MASK,)
+        return list_layers(self.spec)
 
     @property
     def _codec(self) -> Codec:

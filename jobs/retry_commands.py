@@ -131,7 +131,7 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
                 blend=identity.get("blend", BLENDS[0]),
             ),
             cut=Cut(**held["cut"]),
-            product=Product(**{name: identity[name] for name in known}),
+            product=_read_product({name: identity[name] for name in known}),
             pick=Pick(column=identity["source_column"], asset=identity["asset"]),
             access=request.access,
             policy=request.policy,
@@ -144,3 +144,9 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
         raise RunError(
             f"{run}/job.json is damaged ({error}); choose a new run folder"
         ) from error
+
+
+def _read_product(fields: dict[str, Any]) -> Product:
+    """What is written, as job.json holds it: classes by their ids."""
+    chosen = fields.get("probabilities")
+    return Product(**fields | {"probabilities": chosen and tuple(map(str, chosen))})

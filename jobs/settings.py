@@ -147,6 +147,11 @@ BANDS: Final = Kind(
 RANGE: Final = Kind(
     allowed="two numbers such as 0,10000", parse=_parse_range, read=_read_range
 )
+CLASSES: Final = Kind(
+    allowed="all, or names or numbers of classes such as water,road",
+    parse=_parse_list(str),
+    read=_read_list(str, int),
+)
 PLACES: Final = Kind(
     allowed="folders or s3:// prefixes, with commas between them",
     parse=_parse_list(str),
@@ -205,6 +210,10 @@ SETTINGS: Final = {
     "block": Setting(kind=WHOLE, default=4096, about="Block side in px."),
     "confidence": Setting(
         kind=FLAG, default=False, about="Write COGs of probabilities too."
+    ),
+    "probabilities": Setting(
+        kind=CLASSES,
+        about="Write COGs of the probabilities of these classes: all, or e.g. water,road.",
     ),
     "compression": Setting(
         kind=_choice("zstd", "deflate"), default="zstd", about="Of COGs: zstd or deflate."
@@ -300,7 +309,7 @@ PLACE: Final = (
 )
 READING: Final = ("bands", "value_range", "crs", "resolution", "allow_vrt")
 POLICY: Final = ("on_error", "max_dead_letters")
-PRODUCT: Final = ("confidence", "compression")
+PRODUCT: Final = ("confidence", "probabilities", "compression")
 LIMITS: Final = ("decode_timeout", "max_pixels")
 
 _SOURCE: Final = ("bundle", "limit", "source_column", "asset")

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from deeplab.tiles import BlendKind, Tiling
+from jobs.class_choice import choose_classes
 from jobs.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,6 +113,9 @@ class Product:
     compression: Compression = "zstd"
     confidence: bool = False
     """Whether each mask gets a COG of probabilities beside it."""
+
+    probabilities: tuple[str, ...] | None = None
+    """Names or ids of classes that get a COG of their own probabilities, or ``all``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +321,7 @@ class Spec:
                 f"bands must name {len(needed)} bands for this bundle "
                 f"({', '.join(needed)}), got {_commas(bands)}"
             )
+        _ = self.probabilities
 
     @property
     def tiling(self) -> Tiling:
@@ -326,6 +331,16 @@ class Spec:
             InputError: A number is out of its range.
         """
         return self.tiles.resolve(self.bundle)
+
+    @property
+    def probabilities(self) -> tuple[int, ...]:
+        """Ids of the classes whose probabilities are written.
+
+        Raises:
+            InputError: The bundle has no such class.
+        """
+        asked = self.product.probabilities
+        return choose_classes("probabilities", asked, self.bundle)
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be resumed."""
@@ -346,6 +361,7 @@ class Spec:
             "batch": self.compute.batch,
             **asdict(self.compute),
             **asdict(self.product),
+            "probabilities": list(self.probabilities) or None,
             **self.reading.results(),
             "area": _digest_of_text(self.area) if self.area else None,
             "torch": version("torch").split("+")[0],

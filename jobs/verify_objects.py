@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from jobs.storage import Object, Store
 
-FOLDERS: Final = ("masks", "pieces", "rasters", "confidence")
+FOLDERS: Final = ("masks", "pieces", "rasters", "confidence", "probabilities")
 """Where a run keeps its outputs."""
 
 

@@ -205,6 +205,16 @@ def inspect_made(raster: Raster, one: Pass, name: str, path: Path) -> Iterator[T
         yield from _inspect_raster(raster, one, path)
     elif name == raster.names.confidence:
         yield from _inspect_confidence(raster, path)
+    elif name == raster.names.probabilities:
+        yield from _inspect_probabilities(raster, path)
+
+
+def _inspect_probabilities(raster: Raster, path: Path) -> Iterator[Told]:
+    """Each pixel that has a class has probabilities, and no other."""
+    parts = [*raster.parts.values()]
+    found = recount_raster(path, (part.core for part in parts), data=True)
+    yield from _inspect_layout(found, raster.height, raster.width, bands=found.bands)
+    yield from _inspect_known(parts, found)
 
 
 def _inspect_confidence(raster: Raster, path: Path) -> Iterator[Told]:
@@ -212,6 +222,10 @@ def _inspect_confidence(raster: Raster, path: Path) -> Iterator[Told]:
     parts = [*raster.parts.values()]
     found = recount_raster(path, (part.core for part in parts))
     yield from _inspect_layout(found, raster.height, raster.width)
+    yield from _inspect_known(parts, found)
+
+
+def _inspect_known(parts: list[Part], found: RasterCount) -> Iterator[Told]:
     for part, counts in zip(parts, found.counts, strict=False):
         known = int(counts[1:].sum())
         if known != part.done:
@@ -233,8 +247,10 @@ def _inspect_raster(raster: Raster, one: Pass, path: Path) -> Iterator[Told]:
         yield from _inspect_block(counts, part, one)
 
 
-def _inspect_layout(found: RasterCount, height: int, width: int) -> Iterator[Told]:
-    expected = height, width, 1, "uint8"
+def _inspect_layout(
+    found: RasterCount, height: int, width: int, bands: int = 1
+) -> Iterator[Told]:
+    expected = height, width, bands, "uint8"
     got = found.height, found.width, found.bands, found.dtype
     if got != expected:
         yield "wrong_count", "{} x {} px, {} band of {}".format(*expected), got

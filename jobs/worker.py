@@ -193,6 +193,7 @@ class Worker:
                 region=image.region,
                 tiling=self._job.spec.tiling,
                 batch=max(1, self._segmenter.batch >> attempt.out_of_memory),
+                probabilities=self._job.spec.probabilities,
             )
         except MemoryError as error:
             if not attempt.alone:
@@ -201,6 +202,8 @@ class Worker:
         if image.wanted is not None:
             segmentation.mask[~image.wanted] = NODATA
             segmentation.confidence[~image.wanted] = 0
+            if segmentation.probabilities is not None:
+                segmentation.probabilities[:, ~image.wanted] = 0
         return Result(item=image.item, segmentation=segmentation)
 
 

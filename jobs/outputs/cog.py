@@ -7,6 +7,7 @@ time. A file has the same bytes whatever its blocks were.
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +20,7 @@ from jobs.inputs.raster_grid import parse_grid
 from jobs.inputs.rasters import GDAL_OPTIONS
 from jobs.outputs import tiff
 from jobs.outputs.levels import CONFIDENCE, MASK, count_tiles, level_sizes
-from jobs.outputs.pieces import count_own, read_piece
+from jobs.outputs.pieces import count_own, list_images, read_piece
 from jobs.windows import COG_TILE
 
 if TYPE_CHECKING:
@@ -43,10 +44,17 @@ _OF_OVERVIEWS: Final[tuple[int, ...]] = (
     tiff.PALETTE,
     tiff.TILE_WIDTH,
     tiff.TILE_HEIGHT,
+    tiff.EXTRA_SAMPLES,
     tiff.SAMPLE_FORMAT,
     tiff.GDAL_NODATA,
 )
 """Tags that an overview shares with its image."""
+
+_LAYOUT: Final[dict[bool, dict[str, str]]] = {
+    False: {},
+    True: {"interleave": "band", "photometric": "minisblack"},
+}
+"""Options of GDAL for a layer without and with bands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +125,7 @@ class Assembler:
         self._go_to(core.row // self._side)
         start = self._spool.seek(0, 2)
         self._spool.write(data)
-        layers = read_piece(data, self._own)
+        layers = read_piece(data, self._own, [*self._pyramids])
         for pyramid, levels in zip(self._pyramids.values(), layers, strict=True):
             pyramid.add(core, levels, data, start)
 
@@ -142,12 +150,11 @@ class Assembler:
                 tiff.HEIGHT: tiff.long(height),
                 tiff.WIDTH: tiff.long(width),
             }
-            directories.append(
-                tiff.Directory(
-                    tags={**tags, **shared} if directories else main,
-                    sizes=level.tile_sizes(len(pyramid.empty)),
-                    offsets=np.zeros(level.sizes.size, dtype=np.uint64),
-                )
+            directories += list_images(
+                layer,
+                {**tags, **shared} if directories else main,
+                level.tile_sizes(pyramid.empty),
+                self._codec,
             )
         with path.open("wb") as file:
             tiff.write_tiff(file, directories, self._tiles(pyramid))
@@ -160,14 +167,17 @@ class Assembler:
                 pyramid.advance(self._side, self._spool, last=self._row == self._block_rows)
 
     def _tiles(self, pyramid: _Pyramid) -> Iterator[bytes]:
+        images = range(pyramid.layer.images)
+        masks = range(len(images), pyramid.layer.planes)
         for level in reversed(pyramid.levels):
-            places = zip(level.sizes.flat, level.places.flat, strict=True)
-            for size, place in places:
-                if not size:
-                    yield pyramid.empty
-                    continue
-                self._spool.seek(int(place))
-                yield self._spool.read(int(size))
+            for plane in (*masks, *images):
+                found = zip(level.sizes[plane].flat, level.places[plane].flat, strict=True)
+                for size, place in found:
+                    if not size:
+                        yield pyramid.empty[plane]
+                        continue
+                    self._spool.seek(int(place))
+                    yield self._spool.read(int(size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +186,14 @@ class _Level:
 
     size: tuple[int, int]
     sizes: NDArray[np.uint32]
-    """Bytes of each tile; 0 where it is empty."""
+    """Bytes of each tile, (planes, rows, cols); 0 where it is empty."""
 
     places: NDArray[np.uint64]
 
-    def tile_sizes(self, empty: int) -> NDArray[np.uint64]:
-        sizes = self.sizes.ravel().astype(np.uint64)
-        sizes[sizes == 0] = empty
+    def tile_sizes(self, empty: Sequence[bytes]) -> NDArray[np.uint64]:
+        sizes = self.sizes.astype(np.uint64)
+        for plane, tile in zip(sizes, empty, strict=True):
+            plane[plane == 0] = len(tile)
         return sizes
 
 
@@ -192,13 +203,15 @@ class _Pyramid:
     def __init__(
         self, layer: Layer, sizes: Sequence[tuple[int, int]], own: int, *, codec: Codec
     ) -> None:
-        self._layer, self._own, self._codec = layer, own, codec
-        self.empty = codec.encode(np.full((COG_TILE,) * 2, layer.empty, dtype=np.uint8))
+        self.layer, self._own, self._codec = layer, own, codec
+        self.empty = layer.encode(self._make_empty(COG_TILE, COG_TILE), codec)
+        """A tile of each plane."""
+
         self.levels = [
             _Level(
                 size,
-                np.zeros(count_tiles(size), dtype=np.uint32),
-                np.zeros(count_tiles(size), dtype=np.uint64),
+                np.zeros((layer.planes, *count_tiles(size)), dtype=np.uint32),
+                np.zeros((layer.planes, *count_tiles(size)), dtype=np.uint64),
             )
             for size in sizes
         ]
@@ -206,8 +219,8 @@ class _Pyramid:
         self._rows = [0] * len(sizes)
         """Rows of tiles that are written, by level that no block has."""
 
-        self._waiting = [np.empty((0, width), dtype=np.uint8) for _, width in sizes]
-        self._strip: Pixels | None = None
+        self._waiting = [self._make_empty(0, width) for _, width in sizes]
+        self._strip: list[Pixels] | None = None
 
     def add(
         self, core: Window, images: Sequence[tiff.Directory], data: bytes, start: int
@@ -217,9 +230,9 @@ class _Pyramid:
             row, col = (at // (COG_TILE << number) for at in (core.row, core.col))
             extent = tuple(-(-side >> number) for side in (core.height, core.width))
             rows, cols = count_tiles((extent[0], extent[1]))
-            inside = np.s_[row : row + rows, col : col + cols]
-            level.sizes[inside] = image.sizes.reshape(rows, cols)
-            level.places[inside] = image.offsets.reshape(rows, cols) + np.uint64(start)
+            inside = np.s_[:, row : row + rows, col : col + cols]
+            level.sizes[inside] = image.sizes.reshape(-1, rows, cols)
+            level.places[inside] = image.offsets.reshape(-1, rows, cols) + np.uint64(start)
         if self._is_cascading:
             self._keep(core, images[self._own - 1], data)
 
@@ -230,15 +243,16 @@ class _Pyramid:
         if self._strip is None:
             top = core.row >> number
             rows = min(height - top, -(-core.height >> number))
-            self._strip = np.full((rows, width), self._layer.empty, dtype=np.uint8)
-        tops = range(0, len(self._strip), COG_TILE)
+            self._strip = self._make_empty(rows, width)
+        tops = range(0, len(self._strip[0]), COG_TILE)
         lefts = range(core.col >> number, -(-(core.col + core.width) >> number), COG_TILE)
-        places = ((top, left) for top in tops for left in lefts)
-        for (top, left), at, size in zip(
+        places = itertools.product(range(self.layer.planes), tops, lefts)
+        for (plane, top, left), at, size in zip(
             places, image.offsets.tolist(), image.sizes.tolist(), strict=True
         ):
-            part = self._strip[top : top + COG_TILE, left : left + COG_TILE]
-            tile = self._codec.decode(data[at : at + size])
+            part = self._strip[plane][top : top + COG_TILE, left : left + COG_TILE]
+            is_mask = plane >= self.layer.images
+            tile = self._codec.decode(data[at : at + size], bits=is_mask)
             part[:] = tile[: part.shape[0], : part.shape[1]]
 
     def advance(self, side: int, spool: BinaryIO, *, last: bool) -> None:
@@ -250,32 +264,44 @@ class _Pyramid:
         if self._strip is None:
             full = side >> number
             rows = height - (-(-height // full) - 1) * full if last else full
-            self._strip = np.full((rows, width), self._layer.empty, dtype=np.uint8)
+            self._strip = self._make_empty(rows, width)
         strip, self._strip = self._strip, None
-        self._push(self._own, self._layer.halve(strip), spool, last=last)
+        self._push(self._own, self.layer.shrink(strip), spool, last=last)
 
-    def _push(self, number: int, rows: Pixels, spool: BinaryIO, *, last: bool) -> None:
+    def _push(
+        self, number: int, rows: Sequence[Pixels], spool: BinaryIO, *, last: bool
+    ) -> None:
         """Take further rows of a level; whole rows of tiles go on to the next."""
-        waiting = np.vstack([self._waiting[number], rows])
-        ready = len(waiting) if last else len(waiting) // COG_TILE * COG_TILE
-        self._waiting[number] = waiting[ready:]
+        held = zip(self._waiting[number], rows, strict=True)
+        waiting = [np.vstack(parts) for parts in held]
+        count = len(waiting[0])
+        ready = count if last else count // COG_TILE * COG_TILE
+        # Copies, so that what has gone on is not held.
+        self._waiting[number] = [plane[ready:].copy() for plane in waiting]
+        whole = [plane[:ready] for plane in waiting]
         if ready:
-            self._store(number, waiting[:ready], spool)
+            self._store(number, whole, spool)
         if number + 1 < len(self.levels) and (ready or last):
-            smaller = self._layer.halve(waiting[:ready])
-            self._push(number + 1, smaller, spool, last=last)
+            self._push(number + 1, self.layer.shrink(whole), spool, last=last)
 
-    def _store(self, number: int, rows: Pixels, spool: BinaryIO) -> None:
+    def _store(self, number: int, planes: Sequence[Pixels], spool: BinaryIO) -> None:
         level = self.levels[number]
-        tiles = [*self._codec.encode_all(rows, self._layer.empty)]
+        tiles = self.layer.encode(planes, self._codec)
         start, at = self._rows[number], spool.seek(0, 2)
-        shape = count_tiles((rows.shape[0], rows.shape[1]))
+        height, width = planes[0].shape
+        rows, cols = count_tiles((height, width))
         sizes = np.array([len(tile) for tile in tiles], dtype=np.uint64)
-        inside = np.s_[start : start + shape[0]]
-        level.sizes[inside] = sizes.reshape(shape)
-        level.places[inside] = (np.cumsum(sizes) - sizes + np.uint64(at)).reshape(shape)
+        places = np.cumsum(sizes) - sizes + np.uint64(at)
+        inside = np.s_[:, start : start + rows]
+        level.sizes[inside] = sizes.reshape(-1, rows, cols)
+        level.places[inside] = places.reshape(-1, rows, cols)
         spool.write(b"".join(tiles))
-        self._rows[number] += shape[0]
+        self._rows[number] += rows
+
+    def _make_empty(self, rows: int, width: int) -> list[Pixels]:
+        """Each plane of some rows without data."""
+        shape, empty = (rows, width), self.layer.empty
+        return [np.full(shape, empty, np.uint8) for _ in range(self.layer.planes)]
 
 
 def _describe(
@@ -285,17 +311,19 @@ def _describe(
     options: dict[str, Any] = {
         "driver": "GTiff",
         "dtype": "uint8",
-        "count": 1,
+        "count": layer.images,
         "height": size[0],
         "width": size[1],
-        "nodata": layer.empty,
         "compress": codec.compression,
         "tiled": True,
         "blockxsize": COG_TILE,
         "blockysize": COG_TILE,
         "bigtiff": "yes",
         "sparse_ok": True,
+        **_LAYOUT[bool(layer.bands)],
     }
+    if not layer.bands:
+        options["nodata"] = layer.empty
     place = parse_grid(grid)
     rpcs = place.pop("rpcs", None)
     with MemoryFile() as memory:
@@ -312,7 +340,12 @@ def _describe(
 
 def _explain(target: DatasetWriter, layer: Layer, legend: Legend) -> None:
     tags = legend.tags()
-    if layer is CONFIDENCE:
+    if layer.bands:
+        target.scales = (1 / 255,) * len(layer.bands)
+        for number, name in enumerate(layer.bands, start=1):
+            target.set_band_description(number, name)
+        del tags["ATROUS_CLASSES"]
+    elif layer is CONFIDENCE:
         target.scales = (1 / 255,)
         target.set_band_description(1, "probability of the class in the mask")
         del tags["ATROUS_CLASSES"]

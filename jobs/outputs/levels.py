@@ -17,7 +17,7 @@ from jobs.outputs import tiff
 from jobs.windows import COG_TILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -38,14 +38,46 @@ _DEFLATE_LEVEL: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One value of each pixel, 8 bits."""
+    """What becomes a COG: a value of 8 bits of each pixel, or bands of them.
+
+    Bands have no value to spare for pixels without data, so a last plane tells these: 0,
+    and 255 elsewhere. It is kept as what TIFF calls a mask, a bit of each pixel.
+    """
 
     name: str
     empty: int
     """Of pixels without data."""
 
-    halve: Callable[[Pixels], Pixels]
-    """The next smaller level."""
+    halve: Callable[..., Pixels]
+    """The next smaller level of a plane; of a band, with the plane that tells data."""
+
+    bands: tuple[str, ...] = ()
+    """Names of the bands; none where there is one plane alone."""
+
+    @property
+    def images(self) -> int:
+        """How many planes are values."""
+        return len(self.bands) or 1
+
+    @property
+    def planes(self) -> int:
+        """How many planes there are."""
+        return len(self.bands) + 1
+
+    def shrink(self, planes: Sequence[Pixels]) -> list[Pixels]:
+        """The next smaller level of all planes."""
+        if not self.bands:
+            return [self.halve(one) for one in planes]
+        *values, known = planes
+        return [*(self.halve(one, known) for one in values), halve_known(known)]
+
+    def encode(self, planes: Sequence[Pixels], codec: Codec) -> list[bytes]:
+        """The tiles of a level, plane by plane and row by row."""
+        return [
+            tile
+            for number, plane in enumerate(planes)
+            for tile in codec.encode_all(plane, self.empty, bits=number >= self.images)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +91,29 @@ class Codec:
         """Its number in a TIFF."""
         return _CODES[self.compression]
 
-    def encode(self, tile: Pixels) -> bytes:
-        """Compress a tile, uint8 (512, 512)."""
-        data = tile.tobytes()
+    def encode(self, tile: Pixels, *, bits: bool = False) -> bytes:
+        """Compress a tile, uint8 (512, 512); as ``bits``, whether each is above 0."""
+        data = (np.packbits(tile > 0, axis=1) if bits else tile).tobytes()
         if self.compression == "deflate":
             return zlib.compress(data, _DEFLATE_LEVEL)
         packed: bytes = pa.Codec("zstd", _ZSTD_LEVEL).compress(data, asbytes=True)
         return packed
 
-    def decode(self, data: bytes) -> Pixels:
-        """A tile, uint8 (512, 512)."""
+    def decode(self, data: bytes, *, bits: bool = False) -> Pixels:
+        """A tile, uint8 (512, 512); of bits 0 or 255."""
         if self.compression == "deflate":
             plain = zlib.decompress(data)
         else:
-            plain = pa.Codec("zstd").decompress(data, COG_TILE**2, asbytes=True)
-        return np.frombuffer(plain, dtype=np.uint8).reshape(COG_TILE, COG_TILE)
+            size = COG_TILE**2 // (8 if bits else 1)
+            plain = pa.Codec("zstd").decompress(data, size, asbytes=True)
+        values = np.frombuffer(plain, dtype=np.uint8)
+        if bits:
+            values = np.unpackbits(values) * np.uint8(255)
+        return values.reshape(COG_TILE, COG_TILE)
 
-    def encode_all(self, level: Pixels, empty: int) -> Iterator[bytes]:
+    def encode_all(
+        self, level: Pixels, empty: int, *, bits: bool = False
+    ) -> Iterator[bytes]:
         """The tiles of a level, row by row; what reaches over its edge is empty."""
         height, width = level.shape
         for row in range(0, height, COG_TILE):
@@ -83,7 +121,7 @@ class Codec:
                 part = level[row : row + COG_TILE, col : col + COG_TILE]
                 if part.shape != (COG_TILE, COG_TILE):
                     part = _pad(part, (COG_TILE, COG_TILE), empty)
-                yield self.encode(part)
+                yield self.encode(part, bits=bits)
 
 
 def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
@@ -131,14 +169,68 @@ def halve_confidence(confidence: Pixels) -> Pixels:
     return mean
 
 
+def halve_probability(values: Pixels, known: Pixels) -> Pixels:
+    """The mean of each two by two pixels that have data, rounded.
+
+    Args:
+        values: uint8 (H, W), 0 where there is no data.
+        known: uint8 (H, W), 0 where there is none.
+    """
+    total = sum(one.astype(np.uint16) for one in _quarters(values, 0))
+    count = sum((one > 0).astype(np.uint16) for one in _quarters(known, 0))
+    count = np.maximum(count, 1)
+    mean: Pixels = ((total + count // 2) // count).astype(np.uint8)
+    return mean
+
+
+def halve_known(known: Pixels) -> Pixels:
+    """Whether any of each two by two pixels has data: 255, or 0."""
+    any_of_them: Pixels = np.maximum.reduce(_quarters(known, 0))
+    return any_of_them
+
+
 MASK: Final = Layer("mask", NODATA, halve_classes)
 CONFIDENCE: Final = Layer("confidence", 0, halve_confidence)
 
 
+def probability_layer(classes: Sequence[str]) -> Layer:
+    """A band for each class; 255 times a probability takes all that 8 bits can be."""
+    return Layer("probabilities", 0, halve_probability, tuple(classes))
+
+
 def plain_tags(
+    size: tuple[int, int], codec: Codec, *, reduced: bool, planes: int = 1
+) -> dict[int, tiff.Tag]:
+    """What a TIFF must say of an image of 8 bits, and no more.
+
+    Args:
+        size: Rows and columns.
+        codec: How its tiles are compressed.
+        reduced: Whether it is an overview.
+        planes: Values of a pixel, each in tiles of its own.
+    """
+    tags = _plain_tags(size, codec, reduced=reduced)
+    if planes > 1:
+        tags[tiff.PLANAR] = tiff.short(2)
+        tags[tiff.SAMPLES] = tiff.short(planes)
+        tags[tiff.BITS] = tiff.shorts([8] * planes)
+        tags[tiff.SAMPLE_FORMAT] = tiff.shorts([1] * planes)
+        tags[tiff.EXTRA_SAMPLES] = tiff.shorts([0] * (planes - 1))
+    return tags
+
+
+def mask_tags(size: tuple[int, int], codec: Codec, *, reduced: bool) -> dict[int, tiff.Tag]:
+    """What a TIFF must say of the mask of an image, of which each pixel is a bit."""
+    tags = _plain_tags(size, codec, reduced=reduced)
+    tags[tiff.NEW_SUBFILE_TYPE] = tiff.long(4 | int(reduced))
+    tags[tiff.BITS] = tiff.short(1)
+    tags[tiff.PHOTOMETRIC] = tiff.short(4)
+    return tags
+
+
+def _plain_tags(
     size: tuple[int, int], codec: Codec, *, reduced: bool
 ) -> dict[int, tiff.Tag]:
-    """What a TIFF must say of an image of 8 bits, and no more."""
     return {
         tiff.NEW_SUBFILE_TYPE: tiff.long(int(reduced)),
         tiff.HEIGHT: tiff.long(size[0]),

@@ -58,7 +58,8 @@ class RasterCount:
     nodata: float | None
     tags: dict[str, str]
     counts: tuple[NDArray[np.int64], ...]
-    """(256,) for each window that lies in it: pixels of each value."""
+    """(256,) for each window that lies in it: pixels of each value of the first band,
+    or of GDAL's mask: 255 where there is data, else 0."""
 
 
 def recount_masks(path: Path) -> Iterator[MaskRow]:
@@ -103,8 +104,15 @@ def read_signature(path: Path) -> str:
         return read_record(file.read_buffer())
 
 
-def recount_raster(path: Path, windows: Iterable[Window]) -> RasterCount:
+def recount_raster(
+    path: Path, windows: Iterable[Window], *, data: bool = False
+) -> RasterCount:
     """What a mask that is a local GeoTIFF holds; one window in memory at a time.
+
+    Args:
+        path: The file.
+        windows: Where to count.
+        data: Count where there is data, as GDAL has it, in place of values.
 
     Raises:
         ValueError: It is damaged, or has pixels of more than a byte.
@@ -126,7 +134,12 @@ def recount_raster(path: Path, windows: Iterable[Window]) -> RasterCount:
             dtype=raster.dtypes[0],
             nodata=raster.nodata,
             tags=raster.tags(),
-            counts=tuple(_count(raster.read(1, window=box)) for box in boxes),
+            counts=tuple(
+                _count(
+                    raster.dataset_mask(window=box) if data else raster.read(1, window=box)
+                )
+                for box in boxes
+            ),
         )
 
 

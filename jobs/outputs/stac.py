@@ -80,7 +80,7 @@ class Placed(Protocol):
         ...
 
 
-def describe_raster(
+def describe_raster(  # noqa: PLR0913 - all that an Item tells
     raster: Placed,
     outputs: tuple[Output, ...],
     *,
@@ -88,16 +88,19 @@ def describe_raster(
     bundle: Bundle,
     fingerprint: str,
     collection: str,
+    chosen: tuple[int, ...] = (),
 ) -> bytes:
     """The STAC Item of a finished raster, to be stored under ``RasterNames.item``.
 
     Args:
         raster: How large it is and where it lies.
-        outputs: The COG as it stands, and that of the confidence if there is one.
+        outputs: The COG as it stands, and those of confidence and probabilities if
+            there are any.
         source: URI of the raster that was mapped.
         bundle: What mapped it.
         fingerprint: Of the pass that mapped it.
         collection: Id of the run's Collection.
+        chosen: Classes whose probabilities there are, by band.
 
     Returns:
         JSON in UTF-8; the same arguments give the same bytes.
@@ -121,7 +124,7 @@ def describe_raster(
             "processing:software": {"atrous": version("atrous")},
         },
         "links": [*_COLLECTION_LINKS, {"href": source, "rel": "derived_from"}],
-        "assets": _describe_assets(fields, raster, outputs, folder, bundle),
+        "assets": _describe_assets(fields, raster, outputs, folder, bundle, chosen),
     }
     if bounds is not None:
         item["bbox"] = bounds
@@ -256,6 +259,7 @@ def _describe_assets(
     outputs: tuple[Output, ...],
     folder: str,
     bundle: Bundle,
+    chosen: tuple[int, ...],
 ) -> dict[str, Any]:
     resolution = _find_resolution(fields, raster)
     band: dict[str, Any] = {"data_type": "uint8", "sampling": "area"}
@@ -267,10 +271,30 @@ def _describe_assets(
     sure: dict[str, Any] = {"title": "Confidence of each pixel, 0 to 255"}
     sure |= {"roles": ["metadata"]}
     sure |= {"raster:bands": [band]}
-    named = (("data", classes), ("confidence", sure))
+    abouts = {
+        "data": classes,
+        "confidence": sure,
+        "probabilities": _describe_probabilities(bundle, chosen, band),
+    }
+    found = {}
+    for output in outputs:
+        place = posixpath.dirname(output.name)
+        name = place if place in abouts else "data"
+        found[name] = abouts[name] | _describe_file(output, folder)
+    return found
+
+
+def _describe_probabilities(
+    bundle: Bundle, chosen: tuple[int, ...], band: dict[str, Any]
+) -> dict[str, Any]:
+    """A band for each class, in order."""
+    names = [bundle.classes[one].name for one in chosen]
+    about = [{"name": name, "description": f"Probability of {name}"} for name in names]
     return {
-        name: about | _describe_file(output, folder)
-        for (name, about), output in zip(named, outputs, strict=False)
+        "title": "Probability of classes, 0 to 255",
+        "roles": ["data"],
+        "bands": about,
+        "raster:bands": [{**band, "scale": 1 / 255, "offset": 0} for _ in names],
     }
 
 

@@ -30,6 +30,7 @@ PLANAR: Final = 284
 PALETTE: Final = 320
 TILE_WIDTH: Final = 322
 TILE_HEIGHT: Final = 323
+EXTRA_SAMPLES: Final = 338
 SAMPLE_FORMAT: Final = 339
 GDAL_NODATA: Final = 42113
 _OFFSETS: Final = 324
@@ -71,7 +72,7 @@ class Directory:
     """By number, without the tables of tiles."""
 
     sizes: NDArray[np.uint64]
-    """Bytes of each tile, row by row."""
+    """Bytes of each tile, row by row, and plane by plane."""
 
     offsets: NDArray[np.uint64]
     """Where each tile begins; all 0 where it is yet to be written."""
@@ -82,9 +83,19 @@ def short(value: int) -> Tag:
     return _SHORT, 1, struct.pack("<H", value)
 
 
+def shorts(values: Sequence[int]) -> Tag:
+    """A tag of several 16 bits."""
+    return _SHORT, len(values), struct.pack(f"<{len(values)}H", *values)
+
+
 def long(value: int) -> Tag:
     """A tag of 32 bits."""
     return _LONG, 1, struct.pack("<I", value)
+
+
+def number(tag: Tag) -> int:
+    """The first value of a tag of whole numbers."""
+    return int.from_bytes(tag[2][: _BYTES[tag[0]]], "little")
 
 
 def read_directories(data: bytes) -> list[Directory]:

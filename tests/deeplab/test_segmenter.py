@@ -323,16 +323,18 @@ def find_largest(segmenter, pixels, valid, **options):
 
 
 @pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("chosen", [(), (0, 1, 2, 3)], ids=["", "chosen"])
 @pytest.mark.parametrize("overlap", [4, 13])
-def test_memory_is_bounded_by_a_row_of_tiles(make_bundle, overlap, blend):
+def test_memory_is_bounded_by_a_row_of_tiles(make_bundle, overlap, chosen, blend):
     pixels, valid = make_image(300, 40)
     tiling = Tiling(tile=16, overlap=overlap, blend=blend)
     with Segmenter(make_linear(), make_bundle(), threads=1) as segmenter:
-        values = find_largest(segmenter, pixels, valid, tiling=tiling)
+        values = find_largest(segmenter, pixels, valid, tiling=tiling, probabilities=chosen)
     assert values == 4 * 16 * 40  # classes, tile, width
 
 
-def test_one_tile_alone_never_holds_its_logits_enlarged(make_bundle):
+@pytest.mark.parametrize("chosen", [(), range(50)], ids=["", "chosen"])
+def test_one_tile_alone_never_holds_its_logits_enlarged(make_bundle, chosen):
     class Coarse(torch.nn.Module):
         def classify(self, x):
             return x[:, :1, :4, :4].repeat(1, 50, 1, 1)
@@ -340,7 +342,7 @@ def test_one_tile_alone_never_holds_its_logits_enlarged(make_bundle):
     bundle = make_bundle(tile=64, count=50)
     pixels, valid = make_image(60, 50)
     with Segmenter(Coarse(), bundle, threads=1) as segmenter:
-        values = find_largest(segmenter, pixels, valid)
+        values = find_largest(segmenter, pixels, valid, probabilities=chosen)
     # The image and where it is valid; 50 classes would be 12 times as much.
     assert values == 4 * 64 * 64
 
