@@ -82,18 +82,24 @@ class Blend:
         weighted = probabilities[:, :, inside] * weights
         self._sums[:, :, left - self._window.col : right - self._window.col] += weighted
 
-    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Give class ids and confidence, uint8 (H, W) of the window, and probabilities.
+    def end(self) -> None:
+        """No tile is left: hand out all rows."""
+        while self._row < self._stop_row:
+            self._advance()
+        self._sums = self._sums[:, :0].clone()
 
-        Confidence is 255 times the winner's probability, rounded, and so is each of
-        the chosen classes' probabilities, uint8 (chosen, H, W). The lowest id wins a
-        tie. Pixels that no tile was added for get 0 of everything.
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+        """After ``end``, wait for the rows; any thread may.
+
+        Returns:
+            Class ids and confidence, uint8 (H, W) of the window, and probabilities.
+            Confidence is 255 times the winner's probability, rounded, and so is each
+            of the chosen classes' probabilities, uint8 (chosen, H, W). The lowest id
+            wins a tie. Pixels that no tile was added for get 0 of everything.
 
         Raises:
             FloatingPointError: A probability is not a number.
         """
-        while self._row < self._stop_row:
-            self._advance()
         self._land()
         return self._ids, self._confidence, self._probabilities
 
@@ -148,16 +154,6 @@ class Blend:
         host = empty_on_host(weights.shape, self._device, torch.float32)
         host.numpy()[:] = weights
         return to_device(host, self._device)
-
-
-def to_confidence(best: Tensor) -> Tensor:
-    """255 times the winner's probability, rounded: float32 to uint8 of any shape.
-
-    Raises:
-        FloatingPointError: A probability is not a number.
-    """
-    check_numbers(is_finite=bool(best.isfinite().all()))
-    return to_bytes(best)
 
 
 def check_numbers(*, is_finite: bool) -> None:

@@ -12,56 +12,30 @@ import contextlib
 import functools
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
 
-from deeplab.blend import Blend, to_bytes, to_confidence
-from deeplab.cut import Cutter
 from deeplab.fold import fold
 from deeplab.memory import with_less_memory
-from deeplab.resize import enlarged_probability, enlarged_winner, resize
-from deeplab.tiles import Region, TileGrid, Window
+from deeplab.pictures import Picture, beside, cut_picture, mark_nodata
+from deeplab.results import Results
 from deeplab.transfer import empty_on_host, to_device
 from deeplab.weights import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from os import PathLike
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from deeplab.bundle import Bundle
-    from deeplab.cut import Tile
-    from deeplab.tiles import Tiling
-
-    _Found = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
-    """Class ids and confidence (H, W), and probabilities (chosen, H, W)."""
-
-NODATA = 255
-"""Mask value where there is no data."""
-
-STRIP = 4096
-"""Most columns that are blended at once: sums are held for K classes, a tile's rows
-and so many columns."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segmentation:
-    """Classes of a window of pixels."""
-
-    mask: NDArray[np.uint8]
-    """uint8 (H, W): class ids, 255 where not valid."""
-
-    confidence: NDArray[np.uint8]
-    """uint8 (H, W): 255 times the winner's probability, 0 where not valid."""
-
-    probabilities: NDArray[np.uint8] | None = None
-    """uint8 (chosen, H, W): the same of each class that was asked for, which for the
-    winner is the confidence; None where none was."""
+    from deeplab.cut import Cutter, Tile
+    from deeplab.pictures import Segmentation
+    from deeplab.results import Found
+    from deeplab.tiles import Region, Tiling
 
 
 class Segmenter:
@@ -167,21 +141,44 @@ class Segmenter:
             ValueError: Shapes, types or windows do not fit, or it is closed.
             FloatingPointError: The network gave values that are not numbers.
         """
-        self._check_pixels(pixels, valid)
-        self._check_chosen(probabilities)
-        region = region or _whole(*valid.shape)
-        grid = TileGrid(
-            height=region.height,
-            width=region.width,
-            tiling=tiling or self.bundle.tiling,
+        picture = Picture(pixels=pixels, valid=valid, region=region)
+        (found,) = self.segment_all(
+            [picture], tiling=tiling, batch=batch, probabilities=probabilities
         )
-        _check_region(region, grid, valid.shape)
-        cutters = [
-            Cutter(grid=grid, region=strip, pixels=pixels, valid=valid)
-            for strip in _strips(region)
+        return found
+
+    def segment_all(
+        self,
+        pictures: Sequence[Picture],
+        *,
+        tiling: Tiling | None = None,
+        batch: int | None = None,
+        probabilities: Sequence[int] = (),
+    ) -> list[Segmentation]:
+        """Segment many pictures, whose tiles share batches, so that small ones fill them.
+
+        Each has the bits that it has alone. See ``segment`` for the arguments, and
+        for what is raised, where one of the pictures gives cause to.
+
+        Returns:
+            One segmentation for each picture, in order.
+        """
+        self._check_chosen(probabilities)
+        if not pictures:
+            return []
+        for picture in pictures:
+            self._check_pixels(picture.pixels, picture.valid)
+        tiling = tiling or self.bundle.tiling
+        cutters = [cut_picture(picture, tiling) for picture in pictures]
+        segment = functools.partial(
+            self._submit, list(itertools.chain(*cutters)), tuple(probabilities)
+        )
+        found = iter(with_less_memory(segment, batch or self.batch))
+        # While nodata is marked here, the device is at the next call.
+        return [
+            beside([mark_nodata(cutter, next(found)()) for cutter in own])
+            for own in cutters
         ]
-        segment = functools.partial(self._segment_all, cutters, tuple(probabilities))
-        return with_less_memory(segment, batch or self.batch)
 
     def close(self) -> None:
         """Wait for running calls, then end the thread; a second call is free."""
@@ -195,23 +192,15 @@ class Segmenter:
         """Close it."""
         self.close()
 
-    def _segment_all(
+    def _submit(
         self, cutters: list[Cutter], chosen: tuple[int, ...], batch: int
-    ) -> Segmentation:
+    ) -> list[Callable[[], Found]]:
         try:
-            results = [
-                self._thread.submit(self._segment, cutter, chosen, batch)
-                for cutter in cutters
-            ]
+            return self._thread.submit(self._segment, cutters, chosen, batch).result()
         except RuntimeError as error:
-            raise ValueError("segmenter is closed; make a new one") from error
-        # The device is at the next part while nodata is marked in this one.
-        return _beside(
-            [
-                _mark_nodata(cutter, result.result())
-                for cutter, result in zip(cutters, results, strict=True)
-            ]
-        )
+            if str(error).startswith("cannot schedule"):
+                raise ValueError("segmenter is closed; make a new one") from error
+            raise
 
     def _check_pixels(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
         bands = len(self.bundle.bands)
@@ -245,67 +234,41 @@ class Segmenter:
         # Channels last: 1.25 times faster for MobileNetV2 on one CPU thread.
         return fold(model).to(self._device).to(memory_format=torch.channels_last)
 
-    def _segment(self, cutter: Cutter, chosen: tuple[int, ...], batch: int) -> _Found:
-        with torch.inference_mode(), _exact(self._device):
-            find = self._find_alone if cutter.grid.count == 1 else self._find_blended
-            return find(cutter, chosen, batch)
-
-    def _find_alone(self, cutter: Cutter, chosen: tuple[int, ...], batch: int) -> _Found:
-        """What is under the raster's only tile: K planes never exist."""
-        core, align_corners = cutter.region.core, self._align_corners
-        shape = (core.height, core.width)
-        planes = np.zeros((len(chosen), *shape), np.uint8)
-        for _, logits in self._predict_all(cutter, batch):
-            ids, best, sure = enlarged_winner(
-                logits, (cutter.grid.tile,) * 2, align_corners=align_corners
-            )
-            inside = np.s_[0, core.row : core.stop_row, core.col : core.stop_col]
-            confidence = to_confidence(sure[inside]).cpu().numpy()
-            for plane, index in zip(planes, chosen, strict=True):
-                one = enlarged_probability(
-                    logits, index, best, sure, align_corners=align_corners
-                )
-                plane[:] = to_bytes(one[inside]).cpu().numpy()
-            return ids[inside].cpu().numpy(), confidence, planes
-        return np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), planes
-
-    def _find_blended(self, cutter: Cutter, chosen: tuple[int, ...], batch: int) -> _Found:
-        """The same where tiles overlap: one tile's K planes at once."""
-        blend = Blend(
-            cutter.grid,
-            cutter.region.core,
+    def _segment(
+        self, cutters: list[Cutter], chosen: tuple[int, ...], batch: int
+    ) -> list[Callable[[], Found]]:
+        """Tell the device all that there is to do; others wait for it."""
+        results = Results(
+            cutters,
             classes=len(self.bundle.classes),
             device=self._device,
             chosen=chosen,
+            align_corners=self._align_corners,
         )
-        for tile, logits in self._predict_all(cutter, batch):
-            # Contiguous: softmax over strided classes takes twice as long on a CPU.
-            enlarged = resize(
-                logits.contiguous(),
-                (cutter.grid.tile,) * 2,
-                align_corners=self._align_corners,
-            )
-            blend.add(tile, torch.softmax(enlarged, dim=1)[0])
-        return blend.finish()
+        with torch.inference_mode(), _exact(self._device):
+            for slots, logits in self._predict_all(cutters, batch):
+                results.add(slots, logits)
+            return results.end()
 
-    def _predict_all(self, cutter: Cutter, batch: int) -> Iterator[tuple[Tile, Tensor]]:
-        """Logits (1, K, h, w) of each tile that holds data, in order."""
-        side, planes = cutter.grid.tile, len(self.bundle.bands) + 1
-        slots = torch.zeros(
+    def _predict_all(
+        self, cutters: list[Cutter], batch: int
+    ) -> Iterator[tuple[list[tuple[int, Tile]], Tensor]]:
+        """Batches of tiles that hold data, in order, and their logits (N, K, h, w)."""
+        side, planes = cutters[0].grid.tile, len(self.bundle.bands) + 1
+        pixels = torch.zeros(
             batch, planes, side, side, dtype=torch.uint8, device=self._device
         )
-        band, row = slots[0], -1
-        tiles = cutter.tiles()
-        while group := list(itertools.islice(tiles, batch)):
-            for slot, tile in enumerate(group):
-                if tile.row != row:
-                    band, row = self._bring(cutter, tile.row), tile.row
-                left = cutter.left(tile)
-                slots[slot] = band[:, :, left : left + side]
+        band, at = pixels[0], (-1, -1)
+        tiles = ((index, tile) for index, one in enumerate(cutters) for tile in one.tiles())
+        while slots := list(itertools.islice(tiles, batch)):
+            for slot, (index, tile) in enumerate(slots):
+                if at != (index, tile.row):
+                    band, at = self._bring(cutters[index], tile.row), (index, tile.row)
+                left = cutters[index].left(tile)
+                pixels[slot] = band[:, :, left : left + side]
             # The last batch has empty slots, which give results for no tile.
-            slots[len(group) :, -1] = 0
-            logits = self._predict(slots[:, :-1], slots[:, -1] > 0)
-            yield from zip(group, logits[:, None], strict=False)
+            pixels[len(slots) :, -1] = 0
+            yield slots, self._predict(pixels[:, :-1], pixels[:, -1] > 0)
 
     def _bring(self, cutter: Cutter, row: int) -> Tensor:
         """A row of tiles on the device: a tile's columns are shared, so sent once."""
@@ -352,68 +315,4 @@ def _exact(device: torch.device) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()
     return torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
-
-
-def _whole(height: int, width: int) -> Region:
-    window = Window(row=0, col=0, height=height, width=width)
-    return Region(height=height, width=width, core=window, read=window)
-
-
-def _strips(region: Region) -> Iterator[Region]:
-    """Cut a wide core into strips: the result is the same, the memory bounded."""
-    core = region.core
-    for col in range(core.col, core.stop_col, STRIP):
-        width = min(STRIP, core.stop_col - col)
-        yield replace(region, core=replace(core, col=col, width=width))
-
-
-def _mark_nodata(cutter: Cutter, found: _Found) -> Segmentation:
-    mask, confidence, probabilities = found
-    core, read = cutter.region.core, cutter.region.read
-    top, left = core.row - read.row, core.col - read.col
-    invalid = ~cutter.valid[top : top + core.height, left : left + core.width]
-    np.putmask(mask, invalid, NODATA)
-    for plane in (confidence, *probabilities):
-        np.putmask(plane, invalid, 0)
-    return Segmentation(
-        mask=mask,
-        confidence=confidence,
-        probabilities=probabilities if len(probabilities) else None,
-    )
-
-
-def _beside(parts: list[Segmentation]) -> Segmentation:
-    if len(parts) == 1:
-        return parts[0]
-    planes = [part.probabilities for part in parts if part.probabilities is not None]
-    return Segmentation(
-        mask=np.hstack([part.mask for part in parts]),
-        confidence=np.hstack([part.confidence for part in parts]),
-        probabilities=np.concatenate(planes, axis=2) if planes else None,
-    )
-
-
-def _check_region(region: Region, grid: TileGrid, shape: tuple[int, ...]) -> None:
-    core, read = region.core, region.read
-    raster = Window(row=0, col=0, height=region.height, width=region.width)
-    if core.height < 1 or core.width < 1 or not _holds(raster, core):
-        raise ValueError(f"core must lie in the raster, got {core} in {raster}")
-    if not _holds(read, grid.reach(core)) or not _holds(raster, read):
-        raise ValueError(
-            f"read must hold the core's tiles, {grid.reach(core)}, and lie in the raster, "
-            f"got {read}; use TileGrid.reach"
-        )
-    if shape != (read.height, read.width):
-        raise ValueError(
-            f"pixels must cover region.read, {(read.height, read.width)}, got {shape}"
-        )
-
-
-def _holds(outer: Window, inner: Window) -> bool:
-    return (
-        outer.row <= inner.row
-        and outer.col <= inner.col
-        and inner.stop_row <= outer.stop_row
-        and inner.stop_col <= outer.stop_col
     )

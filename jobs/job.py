@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from deeplab.segmenter import Segmentation
+    from deeplab.pictures import Segmentation
     from deeplab.tiles import Region
     from jobs.ledger import DeadLetter, Output, Record
     from jobs.shards import Item, Shard

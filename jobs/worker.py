@@ -14,11 +14,13 @@ import socket
 import tempfile
 import time
 import traceback
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cluster.outcomes import Postponed
+from deeplab.pictures import NODATA, Picture, count_tiles
 from jobs.errors import AtrousError, ItemError, RunError, StoreError
 from jobs.job import Result
 from jobs.ledger import DeadLetter, Ledger, Record, TaskRecord, dead_letter
@@ -30,12 +32,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from cluster.outcomes import Attempt, Death
+    from deeplab.pictures import Segmentation
+    from deeplab.tiles import Tiling
     from jobs.job import Image, Job, Task
     from jobs.shards import Item
 
 Value = TypeVar("Value")
 
-NODATA: Final = 255
+_BATCHES: Final = 8
+"""Batches that a group of images fills, of which the last is half empty on average."""
 
 _MACHINE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE}
 """What goes wrong with a machine and not with an input: a full disk, and the like."""
@@ -108,8 +113,7 @@ class Worker:
     ) -> Record:
         clock = Clock()
         images = clock.count("read", self._read_all(shard, attempt, announce))
-        segment = functools.partial(self._segment, shard, attempt)
-        results = clock.count("segment", map(segment, images))
+        results = clock.count("segment", self._segment_all(shard, attempt, images))
         record = self._job.write(shard, results)
         record = replace(
             record, seconds=clock.seconds(), worker=_whoami(), attempts=attempt.number
@@ -181,30 +185,73 @@ class Worker:
     ) -> DeadLetter:
         return self._job.bury(shard, item, dead_letter(item, stage, code, message))
 
+    def _segment_all(
+        self, shard: Shard, attempt: Attempt, images: Iterable[Image | DeadLetter]
+    ) -> Iterator[Result | DeadLetter]:
+        """Segment images in groups, so that small ones fill the device's batches."""
+        batch = max(1, self._segmenter.batch >> attempt.out_of_memory)
+        tiles = 1 if attempt.alone or batch == 1 else _BATCHES * batch
+        for group in _gather(images, self._job.spec.tiling, tiles):
+            results = deque(self._segment(shard, attempt, group, batch))
+            # Nothing is held while the caller works on: it may be a whole block.
+            group.clear()
+            while results:
+                yield results.popleft()
+
     def _segment(
-        self, shard: Shard, attempt: Attempt, image: Image | DeadLetter
-    ) -> Result | DeadLetter:
-        if isinstance(image, DeadLetter):
-            return image
+        self, shard: Shard, attempt: Attempt, group: list[Image | DeadLetter], batch: int
+    ) -> Iterable[Result | DeadLetter]:
+        images = [one for one in group if not isinstance(one, DeadLetter)]
         try:
-            segmentation = self._segmenter.segment(
-                image.pixels,
-                image.valid,
-                region=image.region,
+            found = self._segmenter.segment_all(
+                [_to_picture(image) for image in images],
                 tiling=self._job.spec.tiling,
-                batch=max(1, self._segmenter.batch >> attempt.out_of_memory),
+                batch=batch,
                 probabilities=self._job.spec.probabilities,
             )
         except MemoryError as error:
             if not attempt.alone:
                 raise
-            return self._bury(shard, image.item, "segment", "out_of_memory", str(error))
-        if image.wanted is not None:
-            segmentation.mask[~image.wanted] = NODATA
-            segmentation.confidence[~image.wanted] = 0
-            if segmentation.probabilities is not None:
-                segmentation.probabilities[:, ~image.wanted] = 0
-        return Result(item=image.item, segmentation=segmentation)
+            code, message = "out_of_memory", str(error)
+            return [
+                one
+                if isinstance(one, DeadLetter)
+                else self._bury(shard, one.item, "segment", code, message)
+                for one in group
+            ]
+        results = map(_to_result, images, found)
+        return [one if isinstance(one, DeadLetter) else next(results) for one in group]
+
+
+def _gather(
+    images: Iterable[Image | DeadLetter], tiling: Tiling, tiles: int
+) -> Iterator[list[Image | DeadLetter]]:
+    """Group images of at least so many tiles, and the dead letters between them."""
+    group: list[Image | DeadLetter] = []
+    count = 0
+    for image in images:
+        group.append(image)
+        if not isinstance(image, DeadLetter):
+            count += count_tiles(_to_picture(image), tiling)
+        del image
+        if count >= tiles:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
+
+
+def _to_picture(image: Image) -> Picture:
+    return Picture(pixels=image.pixels, valid=image.valid, region=image.region)
+
+
+def _to_result(image: Image, found: Segmentation) -> Result:
+    if image.wanted is not None:
+        found.mask[~image.wanted] = NODATA
+        found.confidence[~image.wanted] = 0
+        if found.probabilities is not None:
+            found.probabilities[:, ~image.wanted] = 0
+    return Result(item=image.item, segmentation=found)
 
 
 def _whoami() -> str:

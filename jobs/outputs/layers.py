@@ -11,7 +11,7 @@ from jobs.outputs.levels import CONFIDENCE, MASK, NODATA, probability_layer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deeplab.segmenter import Segmentation
+    from deeplab.pictures import Segmentation
     from jobs.outputs.levels import Layer, Pixels
     from jobs.spec import Spec
 

@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
-from deeplab.segmenter import Segmentation
+from deeplab.pictures import Segmentation
 from jobs.job import Result
 from jobs.outputs.cog import Assembler, Legend
 from jobs.outputs.levels import MASK, Codec

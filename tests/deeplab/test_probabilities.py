@@ -165,7 +165,7 @@ def test_any_region_has_the_bits_of_the_whole(segmenter, monkeypatch, blend):
     height, width = 64, 90
     pixels, valid = make_image(height, width, seed=3)
     whole = segmenter.segment(pixels, valid, tiling=tiling, probabilities=ALL)
-    monkeypatch.setattr("deeplab.segmenter.STRIP", 37)
+    monkeypatch.setattr("deeplab.pictures.STRIP", 37)
     grid = TileGrid(height=height, width=width, tiling=tiling)
     for row, col, rows, cols in ((0, 0, 64, 90), (0, 50, 20, 40), (31, 7, 33, 77)):
         core = Window(row=row, col=col, height=rows, width=cols)

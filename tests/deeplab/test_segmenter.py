@@ -5,6 +5,7 @@ import itertools
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import deeplab
 from deeplab.aspp import RateWarning
 from deeplab.fold import fold
+from deeplab.pictures import Picture, count_tiles
 from deeplab.segmenter import Segmenter
 from deeplab.tiles import BLENDS, Region, TileGrid, Tiling, Window
 from deeplab.weights import save_bundle
@@ -262,7 +264,7 @@ def test_wide_images_are_blended_in_strips(mobilenet, make_bundle, monkeypatch, 
     pixels, valid = make_image(21, 90)
     with Segmenter(mobilenet, make_bundle(), threads=1) as segmenter:
         whole = segmenter.segment(pixels, valid, tiling=tiling)
-        monkeypatch.setattr("deeplab.segmenter.STRIP", 37)
+        monkeypatch.setattr("deeplab.pictures.STRIP", 37)
         stripped = segmenter.segment(pixels, valid, tiling=tiling)
     np.testing.assert_array_equal(stripped.mask, whole.mask)
     np.testing.assert_array_equal(stripped.confidence, whole.confidence)
@@ -345,6 +347,41 @@ def test_one_tile_alone_never_holds_its_logits_enlarged(make_bundle, chosen):
         values = find_largest(segmenter, pixels, valid, probabilities=chosen)
     # The image and where it is valid; 50 classes would be 12 times as much.
     assert values == 4 * 64 * 64
+
+
+def test_pictures_share_batches_and_keep_their_bits(make_bundle):
+    """One tile, many, some without data, a region: each as it is alone."""
+    sizes = [(30, 30), (5, 3), (150, 90), (64, 64), (20, 20), (64, 200), (1, 1), (64, 64)]
+    pictures = [
+        Picture(pixels=pixels, valid=valid if number != 4 else np.zeros_like(valid))
+        for number, (pixels, valid) in enumerate(
+            make_image(*size, seed=number) for number, size in enumerate(sizes)
+        )
+    ]
+    core = Window(row=10, col=20, height=70, width=40)
+    region = Region(
+        height=150, width=90, core=core, read=Window(row=0, col=0, height=150, width=90)
+    )
+    pictures.insert(3, replace(pictures[2], region=region))
+    seen = []
+    model = make_linear()
+    model.classifier.register_forward_hook(lambda _, x, __: seen.append(len(x[0])))
+    with Segmenter(model, make_bundle(tile=64), batch=4, threads=1) as segmenter:
+        tiling = segmenter.bundle.tiling
+        found = segmenter.segment_all(pictures, probabilities=(1,))
+        together = len(seen)
+        assert segmenter.segment_all([]) == []
+        for picture, one in zip(pictures, found, strict=True):
+            alone = segmenter.segment(
+                picture.pixels, picture.valid, region=picture.region, probabilities=(1,)
+            )
+            assert (one.mask == alone.mask).all()
+            assert (one.confidence == alone.confidence).all()
+            assert (one.probabilities == alone.probabilities).all()
+    tiles = sum(count_tiles(one, tiling) for one in pictures if one.valid.any())
+    assert set(seen) == {4}
+    assert together == -(-tiles // 4)
+    assert len(seen) - together > together
 
 
 def test_one_thread_owns_the_device(make_bundle):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import rasterio
 from rio_cogeo import cog_validate
 
 from cluster.local import run_local
-from jobs.spec import Cut
+from deeplab.segmenter import Segmenter
+from jobs.spec import BATCH, Cut
 from jobs.storage import Access
 
 
@@ -67,6 +69,30 @@ def test_shard_size_changes_no_row(tmp_path, run_job, images, network, quiet_lab
     parts = sorted((tmp_path / "run" / "masks").glob("*.parquet"))
     assert len(parts) == 2
     assert rows(tmp_path / "run") == rows(quiet_label)
+
+
+def test_images_that_share_batches_keep_their_rows(
+    tmp_path, run_job, images, linear, monkeypatch
+):
+    """As on a GPU, with slots for several tiles; a broken image lies between."""
+    source = tmp_path / "images"
+    shutil.copytree(images, source)
+    (source / "3.png").write_bytes(b"no image")
+    cut = Cut(shard_items=20)
+    run_job(run_local, "label", source, tmp_path / "alone", linear, cut=cut)
+    sizes = []
+    segment_all = Segmenter.segment_all
+
+    def watched(self, pictures, **options):
+        sizes.append(len(pictures))
+        return segment_all(self, pictures, **options)
+
+    monkeypatch.setattr(Segmenter, "segment_all", watched)
+    monkeypatch.setitem(BATCH, "cpu", 2)
+    summary = run_job(run_local, "label", source, tmp_path / "shared", linear, cut=cut)
+    assert sizes == [8]
+    assert summary["dead_letters"] == {"not_an_image": 1}
+    assert rows(tmp_path / "shared") == rows(tmp_path / "alone")
 
 
 def test_mask_is_the_bundles_choice_at_every_pixel(tmp_path, run_job, raster, linear):

@@ -1,0 +1,146 @@
+"""Pictures to be segmented, cut into strips of tiles, and what is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deeplab.cut import Cutter
+from deeplab.tiles import Region, TileGrid, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from deeplab.results import Found
+    from deeplab.tiles import Tiling
+
+NODATA = 255
+"""Mask value where there is no data."""
+
+STRIP = 4096
+"""Most columns that are blended at once: sums are held for K classes, a tile's rows
+and so many columns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segmentation:
+    """Classes of a window of pixels."""
+
+    mask: NDArray[np.uint8]
+    """uint8 (H, W): class ids, 255 where not valid."""
+
+    confidence: NDArray[np.uint8]
+    """uint8 (H, W): 255 times the winner's probability, 0 where not valid."""
+
+    probabilities: NDArray[np.uint8] | None = None
+    """uint8 (chosen, H, W): the same of each class that was asked for, which for the
+    winner is the confidence; None where none was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """An image, or a raster's region, to be segmented."""
+
+    pixels: NDArray[np.uint8]
+    """uint8 (bands, H, W) over ``region.read``."""
+
+    valid: NDArray[np.bool_]
+    """bool (H, W), False where there is no data."""
+
+    region: Region | None = None
+    """What the pixels are of a larger raster; None for a whole image."""
+
+
+def cut_picture(picture: Picture, tiling: Tiling) -> list[Cutter]:
+    """Cut a picture into strips that are segmented one by one.
+
+    Raises:
+        ValueError: Windows or shapes do not fit.
+    """
+    pixels, valid = picture.pixels, picture.valid
+    region = picture.region or _whole(*valid.shape)
+    grid = TileGrid(height=region.height, width=region.width, tiling=tiling)
+    _check_region(region, grid, valid.shape)
+    return [
+        Cutter(grid=grid, region=strip, pixels=pixels, valid=valid)
+        for strip in _strips(region)
+    ]
+
+
+def _whole(height: int, width: int) -> Region:
+    window = Window(row=0, col=0, height=height, width=width)
+    return Region(height=height, width=width, core=window, read=window)
+
+
+def _strips(region: Region) -> Iterator[Region]:
+    """Cut a wide core into strips: the result is the same, the memory bounded."""
+    core = region.core
+    for col in range(core.col, core.stop_col, STRIP):
+        width = min(STRIP, core.stop_col - col)
+        yield replace(region, core=replace(core, col=col, width=width))
+
+
+def count_tiles(picture: Picture, tiling: Tiling) -> int:
+    """Tiles that touch what is wanted of a picture, with and without data."""
+    region = picture.region or _whole(*picture.valid.shape)
+    grid = TileGrid(height=region.height, width=region.width, tiling=tiling)
+    core = region.core
+    rows = grid.rows.touching(core.row, core.stop_row)
+    return len(rows) * len(grid.columns.touching(core.col, core.stop_col))
+
+
+def mark_nodata(cutter: Cutter, found: Found) -> Segmentation:
+    """Write 255 and 0 over classes and confidence where there is no data."""
+    mask, confidence, probabilities = found
+    core, read = cutter.region.core, cutter.region.read
+    top, left = core.row - read.row, core.col - read.col
+    invalid = ~cutter.valid[top : top + core.height, left : left + core.width]
+    np.putmask(mask, invalid, NODATA)
+    for plane in (confidence, *probabilities):
+        np.putmask(plane, invalid, 0)
+    return Segmentation(
+        mask=mask,
+        confidence=confidence,
+        probabilities=probabilities if len(probabilities) else None,
+    )
+
+
+def beside(parts: list[Segmentation]) -> Segmentation:
+    """Join strips from left to right."""
+    if len(parts) == 1:
+        return parts[0]
+    planes = [part.probabilities for part in parts if part.probabilities is not None]
+    return Segmentation(
+        mask=np.hstack([part.mask for part in parts]),
+        confidence=np.hstack([part.confidence for part in parts]),
+        probabilities=np.concatenate(planes, axis=2) if planes else None,
+    )
+
+
+def _check_region(region: Region, grid: TileGrid, shape: tuple[int, ...]) -> None:
+    core, read = region.core, region.read
+    raster = Window(row=0, col=0, height=region.height, width=region.width)
+    if core.height < 1 or core.width < 1 or not _holds(raster, core):
+        raise ValueError(f"core must lie in the raster, got {core} in {raster}")
+    if not _holds(read, grid.reach(core)) or not _holds(raster, read):
+        raise ValueError(
+            f"read must hold the core's tiles, {grid.reach(core)}, and lie in the raster, "
+            f"got {read}; use TileGrid.reach"
+        )
+    if shape != (read.height, read.width):
+        raise ValueError(
+            f"pixels must cover region.read, {(read.height, read.width)}, got {shape}"
+        )
+
+
+def _holds(outer: Window, inner: Window) -> bool:
+    return (
+        outer.row <= inner.row
+        and outer.col <= inner.col
+        and inner.stop_row <= outer.stop_row
+        and inner.stop_col <= outer.stop_col
+    )

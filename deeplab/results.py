@@ -1,0 +1,148 @@
+"""What is found of many pictures, whose tiles come in batches that they share.
+
+The device is told what to do, and nobody waits for it here: a result is a function
+that waits, to be called when it is wanted.
+
+Shape letters: N slots of a batch, K classes, h and w the logits, T tile, H and W a
+picture's core.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from deeplab.blend import Blend, check_numbers, to_bytes
+from deeplab.resize import enlarged_probability, enlarged_winner, resize
+from deeplab.transfer import Landing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from deeplab.cut import Cutter, Tile
+
+    Found = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+    """Class ids and confidence (H, W), and probabilities (chosen, H, W)."""
+
+
+class Results:
+    """Takes logits of tiles, and gives each picture's classes."""
+
+    def __init__(
+        self,
+        cutters: Sequence[Cutter],
+        *,
+        classes: int,
+        device: torch.device,
+        chosen: tuple[int, ...],
+        align_corners: bool,
+    ) -> None:
+        """Start with nothing found.
+
+        Args:
+            cutters: Of the pictures.
+            classes: K, at most 254.
+            device: Where the logits are.
+            chosen: Ids of classes whose probabilities are wanted themselves.
+            align_corners: How logits are enlarged; see ``resize``.
+        """
+        self._cutters = cutters
+        self._classes, self._chosen = classes, chosen
+        self._device, self._align_corners = device, align_corners
+        self._blend: Blend | None = None
+        self._blended = -1
+        self._found: list[Callable[[], Found]] = [
+            functools.partial(_find_nothing, cutter, len(chosen)) for cutter in cutters
+        ]
+
+    def add(self, slots: Sequence[tuple[int, Tile]], logits: Tensor) -> None:
+        """Take a batch, float32 (N, K, h, w).
+
+        Args:
+            slots: The picture's index and the tile, for the first slots of the batch;
+                pictures come in order, and each one's tiles too.
+            logits: Of all slots.
+        """
+        alone = [n for n, (index, _) in enumerate(slots) if self._is_alone(index)]
+        if alone:
+            # Not by a list of indices, which the device would have to be sent.
+            self._win(
+                [slots[n][0] for n in alone], torch.cat([logits[n : n + 1] for n in alone])
+            )
+        for n, (index, tile) in enumerate(slots):
+            if not self._is_alone(index):
+                self._add_blended(index, tile, logits[n : n + 1])
+
+    def end(self) -> list[Callable[[], Found]]:
+        """No tile is left: functions that wait for the pictures' results, in order.
+
+        They raise a FloatingPointError where a probability is not a number.
+        """
+        if self._blend is not None:
+            self._blend.end()
+        return self._found
+
+    def _is_alone(self, index: int) -> bool:
+        return self._cutters[index].grid.count == 1
+
+    def _win(self, indices: list[int], logits: Tensor) -> None:
+        """Pictures of one tile: their K planes never exist."""
+        side = self._cutters[indices[0]].grid.tile
+        ids, best, sure = enlarged_winner(
+            logits, (side, side), align_corners=self._align_corners
+        )
+        chosen = (
+            enlarged_probability(logits, one, best, sure, align_corners=self._align_corners)
+            for one in self._chosen
+        )
+        planes = [to_bytes(plane) for plane in (sure, *chosen)]
+        landing = Landing(sure.isfinite().all(), ids, *planes)
+        for place, index in enumerate(indices):
+            self._found[index] = functools.partial(
+                _crop, self._cutters[index], landing, place
+            )
+
+    def _add_blended(self, index: int, tile: Tile, logits: Tensor) -> None:
+        """Pictures of several tiles: one tile's K planes at once."""
+        cutter = self._cutters[index]
+        if self._blend is None or index != self._blended:
+            if self._blend is not None:
+                self._blend.end()
+            self._blended = index
+            self._blend = Blend(
+                cutter.grid,
+                cutter.region.core,
+                classes=self._classes,
+                device=self._device,
+                chosen=self._chosen,
+            )
+            self._found[index] = self._blend.finish
+        # Contiguous: softmax over strided classes takes twice as long on a CPU.
+        enlarged = resize(
+            logits.contiguous(),
+            (cutter.grid.tile,) * 2,
+            align_corners=self._align_corners,
+        )
+        self._blend.add(tile, torch.softmax(enlarged, dim=1)[0])
+
+
+def _crop(cutter: Cutter, landing: Landing, place: int) -> Found:
+    is_finite, *planes = landing.wait()
+    check_numbers(is_finite=bool(is_finite))
+    core = cutter.region.core
+    rows, cols = slice(core.row, core.stop_row), slice(core.col, core.stop_col)
+    ids, confidence, *chosen = (plane[place, rows, cols].copy() for plane in planes)
+    return ids, confidence, np.array(chosen, np.uint8).reshape(-1, *ids.shape)
+
+
+def _find_nothing(cutter: Cutter, chosen: int) -> Found:
+    """No tile holds data."""
+    core = cutter.region.core
+    ids, confidence, *planes = np.zeros((2 + chosen, core.height, core.width), np.uint8)
+    return ids, confidence, np.array(planes, np.uint8).reshape(-1, *ids.shape)
