@@ -44,9 +44,9 @@ class Settled:
 
     def add(self, shard: Shard) -> None:
         """A shard of a retry is in the ledger."""
-        core = None if shard.block is None else shard.block.core
-        row, col = (None, None) if core is None else (core.row, core.col)
-        for item in shard.items:
+        for item, block in shard.parts:
+            core = None if block is None else block.core
+            row, col = (None, None) if core is None else (core.row, core.col)
             self._inputs.add((item.uri, row, col))
             self._uris.add(item.uri)
 
