@@ -42,11 +42,11 @@ class Assembly:
     grid: str
     """Where it lies, as it was planned: its source may be gone."""
 
-    pieces: tuple[tuple[int, Output], ...]
+    pieces: tuple[tuple[int, Output], ...] = ()
     """Numbers of the blocks that have a piece, and what it is; others are nodata or
     dead letters."""
 
-    dead: bool
+    dead: bool = False
     """Whether a block is a dead letter, so that the pieces must be kept."""
 
     replaces: tuple[Output, ...] = ()
@@ -168,13 +168,16 @@ class Rasters:
             wanted: The retry's shards.
             earlier: Shards and ledgers of the passes before it, in order.
         """
-        self._wanted = Counter(one.items[0].uri for one in wanted if one.block)
+        self._wanted = Counter(
+            one.items[0].uri for one in wanted if one.block and not one.is_whole
+        )
         for shards, ledger in earlier:
             planned = iter(shards)
             for record in ledger.read():
                 shard = next(one for one in planned if one.index == record.shard)
                 uri = shard.items[0].uri
-                if shard.block is not None and uri in self._wanted:
+                wants = uri in self._wanted and not shard.is_whole
+                if shard.block is not None and wants:
                     raster = self._under_way.setdefault(uri, _Raster())
                     raster.add(shard.block, record)
             for task in ledger.read_tasks():
@@ -182,9 +185,10 @@ class Rasters:
 
     def add(self, shard: Shard, record: Record) -> Iterator[Assembly]:
         """Take a record; the raster's assembly, if it was the last one."""
-        (item,), block = shard.items, shard.block
-        if block is None:
+        block = shard.block
+        if block is None or shard.is_whole:
             return
+        (item,) = shard.items
         raster = self._under_way.setdefault(item.uri, _Raster())
         raster.add(block, record)
         if raster.open is None:

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 from jobs.assembly import COLLECTION, RasterNames, output_name
 from jobs.folder import list_folders, read_shards
+from jobs.ledger import Ledger
 from jobs.outputs.stac import write_collection
 from jobs.spec import digest_of
 from jobs.storage import join, open_store
+from jobs.wholes import done_items, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jobs.shards import Block
+    from jobs.shards import Block, Item
     from jobs.spec import Spec
     from jobs.storage import Store
 
@@ -36,23 +38,37 @@ def write_catalog(spec: Spec) -> None:
 
 
 def _list_rasters(store: Store, run: str) -> Iterator[tuple[RasterNames, Block]]:
-    """Each raster that was cut into blocks, as the last pass that did so knew it.
+    """Each raster that was made, as the last pass that did so knew it.
 
     Memory is bounded by the rasters that were retried.
     """
     folder, *retries = list_folders(store, run)
     again: dict[str, Block | None] = {}
     for retry in retries:
-        again |= {shard.items[0].key: None for shard in read_shards(store, retry)}
+        for shard in read_shards(store, retry):
+            again |= dict.fromkeys(item.key for item in shard.items)
     for one in (folder, *retries):
-        for shard in read_shards(store, one):
-            key, block = shard.items[0].key, shard.block
+        for item, block in _list_made(store, one):
+            if item.key in again:
+                again[item.key] = block
+            else:
+                yield names_of(item), block
+    for key, found in again.items():
+        if found is not None:
+            yield RasterNames(output_name(key)), found
+
+
+def _list_made(store: Store, folder: str) -> Iterator[tuple[Item, Block]]:
+    """Rasters of a pass with their first block; of those of one block, if it is done."""
+    records = Ledger(store, folder).read()
+    record = next(records, None)
+    for shard in read_shards(store, folder):
+        here = record if record is not None and record.shard == shard.index else None
+        if here is not None:
+            record = next(records, None)
+        made = [] if here is None else done_items(shard, here)
+        for item, block in shard.parts:
             if block is None or not block.grid:
                 continue
-            if key in again:
-                again[key] = block
-            else:
-                yield RasterNames(output_name(key)), block
-    for key, block in again.items():
-        if block is not None:
-            yield RasterNames(output_name(key)), block
+            if item in made or not shard.is_whole:
+                yield item, block

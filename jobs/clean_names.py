@@ -21,7 +21,7 @@ from jobs.verify_folder import (
 from jobs.verify_ledger import pair, read_found, read_tasks
 from jobs.verify_objects import Names
 from jobs.verify_rasters import Rasters
-from jobs.verify_record import check_record, output_name
+from jobs.verify_record import check_record, output_names
 
 if TYPE_CHECKING:
     from jobs.shards import Shard
@@ -90,18 +90,19 @@ class References:
         self.finished = known and all(one.has_success for one in passes)
 
     def _take(self, one: Pass, shard: Shard, held: Found | None, rasters: Rasters) -> None:
-        record, name = None if held is None else held.record, output_name(shard, one)
-        if held is None or record is None:
-            self._kept.add(name)
-        else:
+        record, names = None if held is None else held.record, output_names(shard, one)
+        given: set[str] = set()
+        if held is not None and record is not None:
             check_record(shard, held, one, self._tell)
-            if not record.outputs:
-                self._refused.add(name)
-            for output in record.outputs:
-                self._named.add(output.name)
+            given = {output.name for output in record.outputs}
+        for name in names:
+            if record is None:
+                self._kept.add(name)
+            else:
+                (self._named if name in given else self._refused).add(name)
         if one.job == "label":
             return
-        for raster in rasters.add(shard, record, name):
+        for raster in rasters.add(shard, record, names[0]):
             self._take_raster(raster)
 
     def _take_raster(self, raster: Raster) -> None:

@@ -197,8 +197,8 @@ def preview_plan(request: Request) -> dict[str, Any]:
 
 def _sizes(shard: Shard, access: Access) -> Iterator[tuple[int, int] | None]:
     """Height and width of each item of a shard; None for what cannot be done."""
-    if shard.block is not None:
-        yield shard.block.height, shard.block.width
+    if shard.pixels:
+        yield from ((block.height, block.width) for _, block in shard.parts if block)
     elif shard.refusal is not None:
         yield None
     else:

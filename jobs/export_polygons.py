@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import math
 import tempfile
 from collections import Counter
@@ -287,8 +288,12 @@ def _find_rasters(store: Store, run: str) -> Iterator[Finished]:
                 f"{run} is not finished; give the command that started it again, then "
                 "export it"
             )
-        for task in Ledger(store, folder).read_tasks():
-            found |= {output.name: output for output in task.outputs}
+        ledger = Ledger(store, folder)
+        of_shards = (record.outputs for record in ledger.read())
+        of_tasks = (task.outputs for task in ledger.read_tasks())
+        for outputs in itertools.chain(of_shards, of_tasks):
+            named = {one.name: one for one in outputs}
+            found |= {k: v for k, v in named.items() if not k.startswith("pieces/")}
     for name in sorted(found):
         kind, _, key = name.partition("/")
         if kind == "rasters" and key.endswith(".tif"):

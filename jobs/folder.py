@@ -7,6 +7,8 @@ agree on one plan, and what was planned is never listed again.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import tempfile
 from dataclasses import asdict, dataclass, replace
@@ -83,6 +85,15 @@ def list_folders(store: Store, run: str) -> list[str]:
     names = [name for name in store.folders(join(run, RETRIES)) if name.isdecimal()]
     found = [join(run, RETRIES, name) for name in names]
     return [run, *(folder for folder in found if load_job(store, folder) is not None)]
+
+
+@functools.lru_cache(maxsize=16)
+def fingerprints_before(store: Store, run: str, folder: str) -> frozenset[str]:
+    """Fingerprints of the run and of its retries before the one in a folder, if any."""
+    if folder in {"", run}:
+        return frozenset()
+    before = itertools.takewhile(lambda one: one != folder, list_folders(store, run))
+    return frozenset(require_job(store, one)["fingerprint"] for one in before)
 
 
 def is_finished(store: Store, folder: str) -> bool:

@@ -41,20 +41,24 @@ class Settled:
         """Nothing yet."""
         self._inputs: set[tuple[str, int | None, int | None]] = set()
         self._uris: set[str] = set()
+        self._wholes: set[str] = set()
 
     def add(self, shard: Shard) -> None:
         """A shard of a retry is in the ledger."""
-        core = None if shard.block is None else shard.block.core
-        row, col = (None, None) if core is None else (core.row, core.col)
-        for item in shard.items:
+        for item, block in shard.parts:
+            core = None if block is None else block.core
+            row, col = (None, None) if core is None else (core.row, core.col)
             self._inputs.add((item.uri, row, col))
             self._uris.add(item.uri)
+            if shard.is_whole:  # it may have had more blocks before it was changed
+                self._wholes.add(item.uri)
 
     def holds(self, letter: DeadLetter) -> bool:
         """Whether a letter of an earlier folder says nothing any more."""
         if letter.row is None:  # a raster that was refused may have blocks by now
             return letter.uri in self._uris
-        return (letter.uri, letter.row, letter.col) in self._inputs
+        place = (letter.uri, letter.row, letter.col)
+        return place in self._inputs or letter.uri in self._wholes
 
 
 def open_letters(store: Store, run: str) -> Iterator[DeadLetter]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from deeplab.tiles import Region, TileGrid
-from jobs.assembly import Rasters
+from jobs.assembly import Assembly, Rasters
 from jobs.catalog import collection_id, write_catalog
 from jobs.errors import ItemError, StoreError
-from jobs.folder import list_folders, read_shards
+from jobs.folder import fingerprints_before, list_folders, read_shards
 from jobs.inputs.area import find_needed, keep_touching, place_area
 from jobs.inputs.decoding import read_info, read_window
 from jobs.inputs.raster_plan import refuse_side_mask, tell_nowhere
@@ -29,37 +29,41 @@ from jobs.outputs.layers import fill_layers, list_layers
 from jobs.outputs.levels import Codec
 from jobs.outputs.pieces import decode_piece, encode_piece
 from jobs.outputs.stac import describe_raster
+from jobs.outputs.standing import deliver
 from jobs.prefetch import map_ahead
-from jobs.shards import Item, Refusal, Shard
+from jobs.shards import Item, Refusal, Shard, group_wholes
 from jobs.storage import changed, join, open_store
+from jobs.wholes import Made, add_up
 from jobs.windows import check_block, count_blocks, cut_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from deeplab.pictures import Segmentation
     from deeplab.tiles import Window
-    from jobs.assembly import Assembly
     from jobs.inputs.rasters import RasterInfo
     from jobs.job import Gather, Result
+    from jobs.outputs.files import Stored
     from jobs.outputs.levels import Layer
     from jobs.shards import Block
     from jobs.spec import Spec
 
 _HEADER_READERS: Final = 8
+_PIECES: Final = "pieces"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapJob(Job):
-    """Rasters in, COGs out: one piece per block, put together when all are there."""
+    """Rasters in, COGs out: large ones by pieces, put together when all are there."""
 
     spec: Spec
     fingerprint: str = ""
     folder: str = ""
-    readers: ClassVar[int] = 1
+    readers: ClassVar[int] = 4
 
     def plan(self) -> Iterator[Shard]:
-        """Cut every raster of the source into blocks.
+        """Cut the rasters of the source into blocks; small ones share a shard.
 
         Raises:
             InputError: There is no raster, or the block size is wrong.
@@ -77,15 +81,24 @@ class MapJob(Job):
         else:
             rasters = zip(items, tell_nowhere(headers), strict=True)
         parts = itertools.starmap(self._cut, rasters)
-        yield from _number(itertools.chain.from_iterable(parts))
+        yield from self._pack(itertools.chain.from_iterable(parts))
 
     def replan(self, shards: Iterator[Shard]) -> Iterator[Shard]:
         """Look at the rasters again; one that has changed is done as a whole or not."""
         rasters: dict[str, list[Shard]] = {}
-        for shard in shards:
+        for shard in itertools.chain.from_iterable(one.split() for one in shards):
             rasters.setdefault(shard.items[0].uri, []).append(shard)
-        yield from _number(
+        yield from self._pack(
             part for blocks in rasters.values() for part in self._recut(blocks)
+        )
+
+    def _pack(self, parts: Iterable[Shard]) -> Iterator[Shard]:
+        cut = self.spec.cut
+        return group_wholes(
+            parts,
+            max_items=cut.shard_items,
+            max_bytes=cut.shard_bytes,
+            max_pixels=cut.block**2,
         )
 
     def _cut(self, item: Item, header: RasterInfo | Refusal) -> Iterator[Shard]:
@@ -117,7 +130,7 @@ class MapJob(Job):
 
     def read(self, shard: Shard, item: Item) -> Image:
         """Read the block and the halo that its tiles need, in one window."""
-        block = _block_of(shard)
+        block = _block_of(shard, item)
         bundle, access = self.spec.bundle, self.spec.access
         tiling = self.spec.tiling
         grid = TileGrid(height=block.height, width=block.width, tiling=tiling)
@@ -145,39 +158,61 @@ class MapJob(Job):
             valid = np.zeros_like(valid)
         return Image(item=item, pixels=pixels, valid=valid, region=region, wanted=inside)
 
-    def bury(self, shard: Shard, item: Item, letter: DeadLetter) -> DeadLetter:  # noqa: ARG002
+    def bury(self, shard: Shard, item: Item, letter: DeadLetter) -> DeadLetter:
         """Say which pixels are missing."""
-        if shard.block is None:
+        block = shard.block_of(item)
+        if block is None:
             return letter
-        core = shard.block.core
+        core = block.core
         return replace(
             letter, row=core.row, col=core.col, height=core.height, width=core.width
         )
 
     def write(self, shard: Shard, results: Iterable[Result | DeadLetter]) -> Record:
-        """Create the block's piece, unless it holds nodata alone."""
+        """Create the block's piece, unless it holds nodata alone; COGs of whole rasters."""
+        if shard.is_whole:
+            make = functools.partial(self._make, shard)
+            return add_up(shard, self.fingerprint, map(make, results))
         (result,) = results
         if isinstance(result, DeadLetter):
-            return self._record(shard, letter=result)
+            return add_up(shard, self.fingerprint, [result])
         found = result.segmentation
         known = self._count(found.mask)
         if not known:
-            return self._record(shard)
+            return add_up(shard, self.fingerprint, [Made()])
         store, run = open_store(self.spec.access), self.spec.run
         with scratch_file(store, run) as path:
-            layers = fill_layers(self._layers, found)
-            side = self.spec.cut.block
-            path.write_bytes(
-                encode_piece(_block_of(shard), layers, side=side, codec=self._codec)
-            )
+            path.write_bytes(self._encode(_block_of(shard, result.item), found))
             stored = store_file(store, run, self._piece_name(shard), path)
         if stored.other is not None:
             known = self._count(decode_piece(stored.other))
-        return self._record(shard, known=known, output=stored.output)
+        made = Made(outputs=(stored.output,), done=known)
+        return add_up(shard, self.fingerprint, [made])
 
-    def delivered(self, record: Record) -> tuple[Output, ...]:  # noqa: ARG002
-        """Nothing: pieces go into the rasters."""
-        return ()
+    def _make(self, shard: Shard, result: Result | DeadLetter) -> Made | DeadLetter:
+        """Write the COGs of a raster that is one block."""
+        if isinstance(result, DeadLetter):
+            return result
+        block, found = _block_of(shard, result.item), result.segmentation
+        known = self._count(found.mask)
+        pieces = [(block.core, self._encode(block, found))] if known else []
+        task = Assembly(
+            item=result.item, height=block.height, width=block.width, grid=block.grid
+        )
+        stored = self._assemble(task, pieces)
+        mask = next(one for one in stored if one.output.name == task.name)
+        if mask.other is not None:
+            known = self._count(decode_piece(mask.other))
+        return Made(outputs=tuple(one.output for one in stored), done=known)
+
+    def _encode(self, block: Block, found: Segmentation) -> bytes:
+        layers = fill_layers(self._layers, found)
+        return encode_piece(block, layers, side=self.spec.cut.block, codec=self._codec)
+
+    def delivered(self, record: Record) -> tuple[Output, ...]:
+        """Whole rasters; pieces go into the others."""
+        pieces = f"{_PIECES}/"
+        return tuple(one for one in record.outputs if not one.name.startswith(pieces))
 
     def gather(self) -> Gather:
         """Collect blocks; when a raster's are all there, it can be put together."""
@@ -198,21 +233,27 @@ class MapJob(Job):
         Raises:
             ItemError: A piece is gone or damaged.
         """
+        return tuple(one.output for one in self._assemble(task, self._pieces(task)))
+
+    def _assemble(
+        self, task: Assembly, pieces: Iterable[tuple[Window, bytes]]
+    ) -> tuple[Stored, ...]:
+        """Write all that a raster is made into."""
         bundle, layers = self.spec.bundle, self._layers
         legend = Legend(bundle=bundle, fingerprint=self.fingerprint, source=task.item.key)
-        outputs = []
+        stored: list[Stored] = []
         with scratch_file(open_store(self.spec.access), self.spec.run) as path:
             with path.with_name("spool").open("w+b") as spool:
                 size, side = (task.height, task.width), self.spec.cut.block
                 raster = Assembler(size, side, layers, codec=self._codec, spool=spool)
-                for core, piece in self._pieces(task):
+                for core, piece in pieces:
                     raster.add(core, piece)
                 for layer in layers:
                     raster.write(path, layer, grid=task.grid, legend=legend)
-                    outputs.append(self._deliver(task, task.names.cog(layer.name), path))
+                    stored.append(self._deliver(task, task.names.cog(layer.name), path))
             item = describe_raster(
                 task,
-                tuple(outputs),
+                tuple(one.output for one in stored),
                 source=task.item.uri,
                 bundle=bundle,
                 fingerprint=self.fingerprint,
@@ -224,8 +265,8 @@ class MapJob(Job):
                 (task.names.item, item),
             ):
                 path.write_bytes(data)
-                outputs.append(self._deliver(task, name, path))
-        return tuple(outputs)
+                stored.append(self._deliver(task, name, path))
+        return tuple(stored)
 
     def publish(self) -> None:
         """Write the STAC Collection."""
@@ -234,7 +275,7 @@ class MapJob(Job):
     def leftovers(self) -> frozenset[str]:
         """Pieces that are there, by name."""
         run = self.spec.run
-        found = open_store(self.spec.access).find(join(run, "pieces"))
+        found = open_store(self.spec.access).find(join(run, _PIECES))
         return frozenset(one.uri.removeprefix(f"{run}/") for one in found)
 
     def has_leftovers(self, task: Assembly, names: frozenset[str]) -> bool:
@@ -301,41 +342,20 @@ class MapJob(Job):
     def _codec(self) -> Codec:
         return Codec(self.spec.product.compression)
 
-    def _deliver(self, task: Assembly, name: str, path: Path) -> Output:
+    def _deliver(self, task: Assembly, name: str, path: Path) -> Stored:
         store, run = open_store(self.spec.access), self.spec.run
         old = next((one for one in task.replaces if one.name == name), None)
         if old is None:
-            return store_file(store, run, name, path).output
+            earlier = fingerprints_before(store, run, self.folder)
+            return deliver(store, run, name, path, earlier=earlier)
         return replace_file(store, run, old, path)
 
     def _count(self, mask: np.ndarray) -> int:
         """Pixels that have a class."""
         return int((mask < len(self.spec.bundle.classes)).sum())
 
-    def _record(
-        self,
-        shard: Shard,
-        *,
-        letter: DeadLetter | None = None,
-        known: int = 0,
-        output: Output | None = None,
-    ) -> Record:
-        dead = () if letter is None else (letter,)
-        size = shard.block.core.size if shard.block else 0
-        return Record(
-            shard=shard.index,
-            fingerprint=self.fingerprint,
-            items=1,
-            items_done=1 - len(dead),
-            dead_letters=dead,
-            pixels_done=known,
-            pixels_nodata=0 if dead else size - known,
-            pixels_dead=size if dead else 0,
-            outputs=() if output is None else (output,),
-        )
-
     def _piece_name(self, shard: Shard) -> str:
-        return f"pieces/{shard.output_key(self.fingerprint)}.tif"
+        return f"{_PIECES}/{shard.output_key(self.fingerprint)}.tif"
 
     def _pieces(self, task: Assembly) -> Iterator[tuple[Window, bytes]]:
         store = open_store(self.spec.access)
@@ -359,14 +379,11 @@ def _find_grid(inspect: Callable[[Item], RasterInfo | Refusal], item: Item) -> s
     return header.grid
 
 
-def _number(shards: Iterable[Shard]) -> Iterator[Shard]:
-    return (replace(shard, index=index) for index, shard in enumerate(shards))
-
-
-def _block_of(shard: Shard) -> Block:
-    if shard.block is None:
-        raise ValueError(f"shard {shard.index} of a map has no block")
-    return shard.block
+def _block_of(shard: Shard, item: Item) -> Block:
+    block = shard.block_of(item)
+    if block is None:
+        raise ValueError(f"shard {shard.index} of a map has no block of {item.key}")
+    return block
 
 
 def _inside(outer: Window, inner: Window) -> tuple[slice, slice]:

@@ -122,12 +122,11 @@ class _Tally:
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
         self.add(shard)
-        return (_to_row(shard, item) for item in shard.items)
+        return (_to_row(shard, item, block) for item, block in shard.parts)
 
     def add(self, shard: Shard) -> None:
         self._shards += 1
-        if shard.block is not None:
-            self._pixels += shard.block.core.size
+        self._pixels += shard.pixels
         for item in shard.items:
             # The blocks of a raster follow each other and are one item.
             if item.uri != self._last:
@@ -146,7 +145,7 @@ class _Tally:
         )
 
 
-def _to_row(shard: Shard, item: Item) -> dict[str, Any]:
+def _to_row(shard: Shard, item: Item, block: Block | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "shard": shard.index,
         "uri": item.uri,
@@ -154,12 +153,12 @@ def _to_row(shard: Shard, item: Item) -> dict[str, Any]:
         "size": item.size,
         "etag": item.etag,
     }
-    if shard.block is not None:
-        core = shard.block.core
-        row |= {"raster_height": shard.block.height, "raster_width": shard.block.width}
-        row |= {"block": shard.block.number, "row": core.row, "col": core.col}
+    if block is not None:
+        core = block.core
+        row |= {"raster_height": block.height, "raster_width": block.width}
+        row |= {"block": block.number, "row": core.row, "col": core.col}
         row |= {"height": core.height, "width": core.width}
-        row |= {"raster_grid": shard.block.grid or None}
+        row |= {"raster_grid": block.grid or None}
     if shard.refusal is not None:
         row |= {"refusal_code": shard.refusal.code}
         row |= {"refusal_message": shard.refusal.message}
@@ -167,20 +166,29 @@ def _to_row(shard: Shard, item: Item) -> dict[str, Any]:
 
 
 def _to_shard(index: int, rows: list[dict[str, Any]]) -> Shard:
-    first = rows[0]
-    block = refusal = None
-    if first["block"] is not None:
-        core = Window(**{name: first[name] for name in ("row", "col", "height", "width")})
-        block = Block(
-            number=first["block"],
-            core=core,
-            height=first["raster_height"],
-            width=first["raster_width"],
-            grid=first["raster_grid"] or "",
-        )
+    first, refusal = rows[0], None
+    blocks = tuple(_to_block(row) for row in rows if row["block"] is not None)
+    block = blocks[0] if len(blocks) == 1 else None
     if first["refusal_code"] is not None:
         refusal = Refusal(code=first["refusal_code"], message=first["refusal_message"])
     items = tuple(
         Item(**{name: row[name] for name in ("uri", "key", "size", "etag")}) for row in rows
     )
-    return Shard(index=index, items=items, block=block, refusal=refusal)
+    return Shard(
+        index=index,
+        items=items,
+        block=block,
+        blocks=() if block is not None else blocks,
+        refusal=refusal,
+    )
+
+
+def _to_block(row: dict[str, Any]) -> Block:
+    core = Window(**{name: row[name] for name in ("row", "col", "height", "width")})
+    return Block(
+        number=row["block"],
+        core=core,
+        height=row["raster_height"],
+        width=row["raster_width"],
+        grid=row["raster_grid"] or "",
+    )

@@ -7,7 +7,6 @@ have come, and what was changed is taken as it is now.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.errors import UnfinishedError
@@ -79,8 +78,7 @@ def choose(store: Store, folders: list[str], codes: Collection[str]) -> Iterator
             if wanted:
                 # Both are in order of shard, so one pass over the plan serves them all.
                 shard = next(one for one in shards if one.index == record.shard)
-                items = tuple(item for item in shard.items if item.uri in wanted)
-                yield replace(shard, items=items)
+                yield shard.select(wanted)
 
 
 def _chain(first: Shard, rest: Iterator[Shard]) -> Iterator[Shard]:

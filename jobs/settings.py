@@ -203,9 +203,11 @@ SETTINGS: Final = {
         about="Area to map, the rest is nodata: west,south,east,north or a GeoJSON file, "
         "in WGS84.",
     ),
-    "shard_items": Setting(kind=WHOLE, default=64, about="Most images in a shard."),
+    "shard_items": Setting(
+        kind=WHOLE, default=64, about="Most images, or small rasters, in a shard."
+    ),
     "shard_bytes": Setting(
-        kind=WHOLE, default=256 * 2**20, about="Most bytes of image files in a shard."
+        kind=WHOLE, default=256 * 2**20, about="Most bytes of input files in a shard."
     ),
     "block": Setting(kind=WHOLE, default=4096, about="Block side in px."),
     "confidence": Setting(
@@ -313,13 +315,15 @@ PRODUCT: Final = ("confidence", "probabilities", "compression")
 LIMITS: Final = ("decode_timeout", "max_pixels")
 
 _SOURCE: Final = ("bundle", "limit", "source_column", "asset")
+_SHARDS: Final = ("shard_items", "shard_bytes")
+_CUT: Final = (*_SHARDS, "block")
 TILES: Final = ("tile", "overlap", "blend")
 _SHARED: Final = (*PLACE, *ACCESS, *POLICY, *LIMITS)
 _COMPUTE: Final = ("device", "precision", "threads")
 
 COMMANDS: Final = {
-    "label": (*_SOURCE, "shard_items", "shard_bytes", *TILES, *_COMPUTE, *_SHARED),
-    "map": (*_SOURCE, "aoi", "block", *READING, *PRODUCT, *TILES, *_COMPUTE, *_SHARED),
+    "label": (*_SOURCE, *_SHARDS, *TILES, *_COMPUTE, *_SHARED),
+    "map": (*_SOURCE, "aoi", *_CUT, *READING, *PRODUCT, *TILES, *_COMPUTE, *_SHARED),
     "retry": ("bundle", "allow_vrt", *_SHARED),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""

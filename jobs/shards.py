@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from jobs.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from deeplab.tiles import Window
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,11 @@ class Block:
     grid: str = ""
     """Where the raster lies, from ``RasterInfo``; of its first block alone."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of its raster."""
+        return (self.core.height, self.core.width) == (self.height, self.width)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
@@ -76,7 +83,10 @@ class Shard:
     """At least one, in URI order; exactly one where there is a block."""
 
     block: Block | None = None
-    """The part of the raster to map; None for images."""
+    """The part of the raster to map; None for images, and where there are ``blocks``."""
+
+    blocks: tuple[Block, ...] = ()
+    """One of each item, where two or more are rasters of one block each."""
 
     refusal: Refusal | None = None
     """Set where the item is known to be a dead letter already."""
@@ -85,6 +95,38 @@ class Shard:
     def size(self) -> int:
         """Bytes of the items."""
         return sum(item.size for item in self.items)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of its blocks; 0 for images."""
+        blocks = self.blocks or (() if self.block is None else (self.block,))
+        return sum(block.core.size for block in blocks)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is rasters of one block each, which are written without pieces."""
+        return bool(self.blocks) or (self.block is not None and self.block.is_whole)
+
+    @property
+    def parts(self) -> tuple[tuple[Item, Block | None], ...]:
+        """Each item with its block; None for an image, or what is refused."""
+        blocks = self.blocks or (self.block,) * len(self.items)
+        return tuple(zip(self.items, blocks, strict=True))
+
+    def block_of(self, item: Item) -> Block | None:
+        """The block of one of the items."""
+        return self.blocks[self.items.index(item)] if self.blocks else self.block
+
+    def split(self) -> Iterator[Shard]:
+        """The same, each item in a shard of its own."""
+        for item, block in self.parts:
+            yield replace(self, items=(item,), block=block, blocks=())
+
+    def select(self, uris: Collection[str]) -> Shard:
+        """The same, of some of its items alone."""
+        if self.blocks:
+            return _join([one for one in self.split() if one.items[0].uri in uris])
+        return replace(self, items=tuple(one for one in self.items if one.uri in uris))
 
     def output_key(self, fingerprint: str) -> str:
         """Name of the shard's output: 16 hex digits over the run and its items."""
@@ -113,16 +155,72 @@ def plan_shards(
     Raises:
         InputError: A limit is below 1.
     """
+    _check_limits(max_items, max_bytes)
+    groups = _pack(items, lambda item: (1, item.size), (max_items, max_bytes))
+    for index, group in enumerate(groups):
+        yield Shard(index=index, items=tuple(group))
+
+
+def group_wholes(
+    shards: Iterable[Shard], *, max_items: int, max_bytes: int, max_pixels: int
+) -> Iterator[Shard]:
+    """Pack rasters of one block that follow each other; all else stays as it is.
+
+    A few bytes may hold many pixels, so both are limited.
+
+    Args:
+        shards: Of one item each, in order, whatever their index.
+        max_items: Most rasters in a shard.
+        max_bytes: Most bytes in a shard of two rasters or more.
+        max_pixels: Most pixels in such a shard.
+
+    Yields:
+        Shards whose items and blocks, concatenated, are those of the input.
+
+    Raises:
+        InputError: A limit is below 1.
+    """
+    _check_limits(max_items, max_bytes)
+
+    def weigh(shard: Shard) -> tuple[int, ...]:
+        # Nothing fits beside a shard that takes all the room there is.
+        count = 1 if shard.is_whole and shard.refusal is None else max_items
+        return count, shard.size, shard.pixels
+
+    groups = _pack(shards, weigh, (max_items, max_bytes, max_pixels))
+    for index, group in enumerate(groups):
+        yield replace(_join(group), index=index)
+
+
+def _check_limits(max_items: int, max_bytes: int) -> None:
     if max_items < 1 or max_bytes < 1:
         raise InputError(f"shard limits must be at least 1, got {max_items=}, {max_bytes=}")
-    index = 0
-    group: list[Item] = []
-    room = max_bytes
-    for item in items:
-        if group and (len(group) == max_items or item.size > room):
-            yield Shard(index=index, items=tuple(group))
-            index, group, room = index + 1, [], max_bytes
-        group.append(item)
-        room -= item.size
+
+
+def _pack(
+    values: Iterable[Value],
+    weigh: Callable[[Value], tuple[int, ...]],
+    most: tuple[int, ...],
+) -> Iterator[list[Value]]:
+    """Groups of values that follow each other, as large as each of the limits allows."""
+    group: list[Value] = []
+    held: tuple[int, ...] = ()
+    for value in values:
+        weight = weigh(value)
+        total = tuple(map(sum, zip(held, weight, strict=True))) if group else weight
+        if group and any(one > limit for one, limit in zip(total, most, strict=True)):
+            yield group
+            group, total = [], weight
+        group.append(value)
+        held = total
     if group:
-        yield Shard(index=index, items=tuple(group))
+        yield group
+
+
+def _join(group: Sequence[Shard]) -> Shard:
+    """Shards of one item each as one shard."""
+    if len(group) == 1:
+        return group[0]
+    items = tuple(item for one in group for item in one.items)
+    blocks = tuple(one.block for one in group if one.block is not None)
+    return replace(group[0], items=items, block=None, blocks=blocks)

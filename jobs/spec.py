@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jobs.ledger import DeadLetter
     from jobs.storage import Access
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Of the run folder."""
 
 RESULT_VERSION: Final = 2
@@ -97,10 +97,10 @@ class Cut:
     """How the work is cut into shards. None of it changes results."""
 
     shard_items: int = 64
-    """Most images in a shard."""
+    """Most images, or rasters of one block, in a shard."""
 
     shard_bytes: int = 256 * 2**20
-    """Most bytes of image files in a shard."""
+    """Most bytes of input files in a shard."""
 
     block: int = 4096
     """Side of a raster's blocks, in px."""

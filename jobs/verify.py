@@ -30,12 +30,14 @@ from jobs.verify_objects import Inventory
 from jobs.verify_outputs import Outputs, inspect_made, inspect_masks, inspect_piece
 from jobs.verify_proof import Manifest, check_success, check_views
 from jobs.verify_rasters import Rasters
-from jobs.verify_record import check_record, output_name
+from jobs.verify_record import check_record, output_names
 from jobs.verify_report import NOT_FINISHED, Report
+from jobs.verify_wholes import Wholes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from jobs.ledger import Record
     from jobs.shards import Shard
     from jobs.storage import Store
     from jobs.verify_folder import Pass
@@ -197,22 +199,31 @@ class _Check:
         for letter in record.dead_letters:
             if not self._retried.settles(letter, one.number):
                 self._letters.add(letter)
-        if one.job == "label":
+        if one.job == "label" or shard.is_whole:
             for output in record.outputs:
                 manifest.expect(output)
 
     def _shard(self, one: Pass, shard: Shard, held: Found | None) -> Iterator[Look]:
         """Look at what a shard wrote."""
-        record, name = None if held is None else held.record, output_name(shard, one)
+        record, names = None if held is None else held.record, output_names(shard, one)
         if self._unfinished or record is None:
-            self._inventory.find(name)  # planned, so not unnamed
+            for name in names:
+                self._inventory.find(name)  # planned, so not unnamed
         if one.job != "label":
-            for raster in self._rasters.add(shard, record, name):
+            for raster in self._rasters.add(shard, record, names[0]):
                 yield from self._raster(one, raster)
-        elif record is not None:
-            inspect = functools.partial(inspect_masks, shard, record, one)
+        if record is not None and shard.is_whole:
+            wholes = Wholes(shard, record, one)
             for output in record.outputs:
+                inspect = functools.partial(wholes.inspect, output.name)
                 yield from self._outputs.look(output, inspect)
+        elif record is not None and one.job == "label":
+            yield from self._masks(one, shard, record)
+
+    def _masks(self, one: Pass, shard: Shard, record: Record) -> Iterator[Look]:
+        inspect = functools.partial(inspect_masks, shard, record, one)
+        for output in record.outputs:
+            yield from self._outputs.look(output, inspect)
 
     def _raster(self, one: Pass, raster: Raster) -> Iterator[Look]:
         """Look at a raster and at its pieces."""

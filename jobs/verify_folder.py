@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import tempfile
 from dataclasses import asdict, dataclass
@@ -193,16 +192,18 @@ class _Order:
 
     def take(self, shard: Shard) -> Iterator[str]:
         """What should be there in place of a shard."""
-        uris = [self._last, *(item.uri for item in shard.items)]
-        block = shard.block
-        if block is None or uris[0] != uris[1]:
+        for item, block in shard.parts:
+            yield from self._take(item.uri, block)
+
+    def _take(self, uri: str, block: Block | None) -> Iterator[str]:
+        if block is None or uri != self._last:
             yield from self.end()
-            if any(left >= right for left, right in itertools.pairwise(uris)):
+            if self._last >= uri:
                 yield f"items in order after {self._last}, each once"
             if block is not None:
                 size, grid = (block.height, block.width), block.grid
                 self._blocks = cut_blocks(*size, self._side, grid=grid)
-        self._last = uris[-1]
+        self._last = uri
         if block is not None and next(self._blocks, None) != block:
             yield f"the next block of {self._last}"
 
@@ -234,6 +235,8 @@ Place = tuple[str, int | None, int | None]
 
 def places(shard: Shard) -> list[Place]:
     """What a shard is to see to."""
-    core = None if shard.block is None else shard.block.core
-    row, col = (None, None) if core is None else (core.row, core.col)
-    return [(item.uri, row, col) for item in shard.items]
+    return [(item.uri, *_corner(block)) for item, block in shard.parts]
+
+
+def _corner(block: Block | None) -> tuple[int | None, int | None]:
+    return (None, None) if block is None else (block.core.row, block.core.col)

@@ -44,6 +44,7 @@ class Retried:
 
         self._inputs: dict[Place, int] = {}
         self._items: dict[str, int] = {}
+        self._wholes: dict[str, int] = {}
 
     def add(self, number: int, shard: Shard, *, recorded: bool) -> None:
         """A retry has planned a shard; retries come in order."""
@@ -52,12 +53,16 @@ class Retried:
             for place in places(shard):
                 self._inputs[place] = number
                 self._items[place[0]] = number
+                if shard.is_whole:
+                    self._wholes[place[0]] = number
 
     def settles(self, letter: DeadLetter, number: int) -> bool:
         """Whether a letter of pass ``number`` says nothing any more."""
         if letter.row is None:
             return self._items.get(letter.uri, 0) > number
-        return self._inputs.get((letter.uri, letter.row, letter.col), 0) > number
+        place = (letter.uri, letter.row, letter.col)
+        newest = max(self._inputs.get(place, 0), self._wholes.get(letter.uri, 0))
+        return newest > number
 
 
 class Due:
@@ -81,7 +86,7 @@ class Due:
         """A shard is in the ledger, with these dead letters."""
         for place in places(shard):
             held = self._open.get(place[0], set())
-            held -= {place, (place[0], None, None)}
+            held -= held if shard.is_whole else {place, (place[0], None, None)}
         for letter in letters:
             if letter.uri in self._retried.uris:
                 held = self._open.setdefault(letter.uri, set())

@@ -174,13 +174,14 @@ def _inspect_row(row: MaskRow, one: Pass) -> Iterator[Told]:
     counted = row.counts[: one.classes].tolist()
     if fields["class_pixels"] != counted:
         yield "wrong_count", f"{key} with class_pixels {counted}", fields["class_pixels"]
-    yield from _inspect_values(row.counts, one, key)
+    yield from inspect_values(row.counts, one, key)
     made_by = fields["mask_encoding"], fields["bundle_digest"]
     if made_by != ("raw", one.bundle):
         yield "wrong_record", f"{key} raw, by bundle {one.bundle}", made_by
 
 
-def _inspect_values(counts: NDArray[np.int64], one: Pass, where: object) -> Iterator[Told]:
+def inspect_values(counts: NDArray[np.int64], one: Pass, where: object) -> Iterator[Told]:
+    """Whether there are classes that the bundle does not know."""
     strange = int(counts[one.classes : _IGNORED].sum())
     if strange:
         yield "wrong_count", f"{where} of {one.classes} classes", f"{strange} px of others"
@@ -194,7 +195,7 @@ def inspect_piece(part: Part, one: Pass, path: Path) -> Iterator[Told]:
     core = part.core
     window = Window(row=0, col=0, height=core.height, width=core.width)
     found = recount_raster(path, [window])
-    yield from _inspect_layout(found, core.height, core.width)
+    yield from inspect_layout(found, core.height, core.width)
     for counts in found.counts:
         yield from _inspect_block(counts, part, one)
 
@@ -213,7 +214,7 @@ def _inspect_probabilities(raster: Raster, path: Path) -> Iterator[Told]:
     """Each pixel that has a class has probabilities, and no other."""
     parts = [*raster.parts.values()]
     found = recount_raster(path, (part.core for part in parts), data=True)
-    yield from _inspect_layout(found, raster.height, raster.width, bands=found.bands)
+    yield from inspect_layout(found, raster.height, raster.width, bands=found.bands)
     yield from _inspect_known(parts, found)
 
 
@@ -221,7 +222,7 @@ def _inspect_confidence(raster: Raster, path: Path) -> Iterator[Told]:
     """Each pixel that has a class has a probability, and no other."""
     parts = [*raster.parts.values()]
     found = recount_raster(path, (part.core for part in parts))
-    yield from _inspect_layout(found, raster.height, raster.width)
+    yield from inspect_layout(found, raster.height, raster.width)
     yield from _inspect_known(parts, found)
 
 
@@ -236,20 +237,26 @@ def _inspect_raster(raster: Raster, one: Pass, path: Path) -> Iterator[Told]:
     """Count a raster's mask again, block by block."""
     parts = [part for _, part in sorted(raster.parts.items(), key=lambda one: one[0])]
     found = recount_raster(path, (part.core for part in parts))
-    yield from _inspect_layout(found, raster.height, raster.width)
-    if found.nodata != NODATA:
-        yield "wrong_record", f"nodata {NODATA}", found.nodata
+    yield from inspect_layout(found, raster.height, raster.width)
     made_by = raster.task.fingerprint if raster.task is not None else ""
-    tags = found.tags.get("ATROUS_FINGERPRINT"), found.tags.get("ATROUS_BUNDLE")
-    if tags != (made_by, one.bundle):
-        yield "wrong_record", f"fingerprint {made_by} and bundle {one.bundle}", tags
+    yield from inspect_made_by(found, made_by, one.bundle)
     for part, counts in zip(parts, found.counts, strict=False):
         yield from _inspect_block(counts, part, one)
 
 
-def _inspect_layout(
+def inspect_made_by(found: RasterCount, fingerprint: str, bundle: str) -> Iterator[Told]:
+    """Hold what a COG says of itself against who made it."""
+    if found.nodata != NODATA:
+        yield "wrong_record", f"nodata {NODATA}", found.nodata
+    tags = found.tags.get("ATROUS_FINGERPRINT"), found.tags.get("ATROUS_BUNDLE")
+    if tags != (fingerprint, bundle):
+        yield "wrong_record", f"fingerprint {fingerprint} and bundle {bundle}", tags
+
+
+def inspect_layout(
     found: RasterCount, height: int, width: int, bands: int = 1
 ) -> Iterator[Told]:
+    """Hold the size and kind of a COG against its plan."""
     expected = height, width, bands, "uint8"
     got = found.height, found.width, found.bands, found.dtype
     if got != expected:
@@ -262,4 +269,4 @@ def _inspect_block(counts: NDArray[np.int64], part: Part, one: Pass) -> Iterator
         yield "wrong_count", f"{part.done} pixels done in {part.core}", done
     if part.dead and counts[NODATA] != part.core.size:
         yield "wrong_count", f"nodata alone in {part.core}, a dead letter", counts[NODATA]
-    yield from _inspect_values(counts, one, part.core)
+    yield from inspect_values(counts, one, part.core)

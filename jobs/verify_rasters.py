@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from jobs.assembly import RasterNames, output_name
 from jobs.verify_folder import PLAN
+from jobs.wholes import done_items
 from jobs.windows import count_blocks
 
 if TYPE_CHECKING:
@@ -137,10 +138,12 @@ class Rasters:
         Yields:
             A raster that no shard belongs to any more.
         """
-        (item,), block = shard.items, shard.block
+        item, block = shard.items[0], shard.block
         if item.uri != self._last:
             yield from self._close()
-        if block is None:
+        if shard.is_whole:
+            self._give_way(shard, record)
+        if block is None or shard.is_whole:
             return
         self._last = item.uri
         raster = self._held.get(item.uri)
@@ -170,6 +173,16 @@ class Rasters:
         """The rasters that were retried."""
         while self._held:
             yield self._held.pop(next(iter(self._held)))
+
+    def _give_way(self, shard: Shard, record: Record | None) -> None:
+        """Rasters that an earlier pass had cut into blocks, and this one has not."""
+        done = [] if record is None else done_items(shard, record)
+        for item in shard.items:
+            raster = self._held.get(item.uri)
+            if raster is not None and record is None:
+                raster.open = True
+            elif raster is not None and item in done:
+                del self._held[item.uri]
 
     @property
     def _one(self) -> Pass:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jobs.wholes import done_items, names_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,26 +29,54 @@ def check_record(shard: Shard, found: Found, one: Pass, tell: Tell) -> None:
         tell("wrong_record", name, expected, got)
     for expected, got in _pixels(shard, record):
         tell("wrong_count", name, expected, got)
-    allowed = output_name(shard, one)
     given = [output.name for output in record.outputs]
-    wanted = [allowed] if one.job == "label" or record.pixels_done else []
-    if given != wanted:
-        tell("wrong_record", name, f"output {wanted}", given)
+    wanted = _outputs(shard, record, one)
+    if given not in wanted:
+        tell("wrong_record", name, f"output {wanted[0]}", given)
 
 
-def output_name(shard: Shard, one: Pass) -> str:
-    """What a shard's output is called, whoever writes it."""
+_LEFT_OUT = (
+    (),
+    ("confidence",),
+    ("probabilities",),
+    ("confidence", "probabilities"),
+)
+"""What a run may not make of its rasters."""
+
+
+def output_names(shard: Shard, one: Pass) -> tuple[str, ...]:
+    """What a shard's outputs are called, whoever writes them."""
+    if shard.is_whole:
+        return tuple(name for item in shard.items for name in names_of(item))
     key = shard.output_key(one.fingerprint)
-    return f"masks/part-{key}.parquet" if one.job == "label" else f"pieces/{key}.tif"
+    return (f"masks/part-{key}.parquet" if one.job == "label" else f"pieces/{key}.tif",)
+
+
+def _outputs(shard: Shard, record: Record, one: Pass) -> list[list[str]]:
+    """What a record's outputs may be called; rasters with probabilities or without."""
+    if not shard.is_whole:
+        some = one.job == "label" or record.pixels_done
+        return [[*output_names(shard, one)] if some else []]
+    made = [names_of(item) for item in done_items(shard, record)]
+    return [
+        [
+            name
+            for one in made
+            for name in one
+            if name not in {one.cog(no) for no in without}
+        ]
+        for without in _LEFT_OUT
+    ]
 
 
 def _letters(shard: Shard, record: Record) -> Iterator[tuple[str, str]]:
-    left = {item.uri: item.key for item in shard.items}
-    core = None if shard.block is None else shard.block.core
-    window = None if core is None else (core.row, core.col, core.height, core.width)
+    left = {item.uri: (item.key, block) for item, block in shard.parts}
     for letter in record.dead_letters:
-        if left.pop(letter.uri, None) != letter.key:
+        key, block = left.pop(letter.uri, (None, shard.block))
+        if key != letter.key:
             yield "dead letters of its items, each once", letter.uri
+        core = None if block is None else block.core
+        window = None if core is None else (core.row, core.col, core.height, core.width)
         if _window(letter) != window:
             yield f"a dead letter of {window or 'the whole item'}", str(_window(letter))
 
@@ -61,11 +91,18 @@ def _pixels(shard: Shard, record: Record) -> Iterator[tuple[str, str]]:
     got = f"{done} done, {nodata} nodata, {dead} dead"
     if min(done, nodata, dead) < 0:
         yield "no fewer than 0 pixels", got
-    whole = 0 if shard.block is None else shard.block.core.size
-    known = shard.block is not None or shard.refusal is not None
-    if known and done + nodata + dead != whole:
-        yield f"{whole} pixels", got
-    if dead != (whole if record.dead_letters else 0):
-        yield f"{whole if record.dead_letters else 0} dead pixels", got
+    known = shard.pixels > 0 or shard.refusal is not None
+    if known and done + nodata + dead != shard.pixels:
+        yield f"{shard.pixels} pixels", got
+    lost = _dead_pixels(shard, record)
+    if dead != lost:
+        yield f"{lost} dead pixels", got
     if not record.items_done and (done or nodata):
         yield "no pixels, as no item is done", got
+
+
+def _dead_pixels(shard: Shard, record: Record) -> int:
+    if not shard.blocks:
+        return shard.pixels if record.dead_letters else 0
+    dead = {letter.uri for letter in record.dead_letters}
+    return sum(block.core.size for item, block in shard.parts if block and item.uri in dead)

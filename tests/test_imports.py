@@ -77,6 +77,7 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
         "jobs.bundle_file",
         "jobs.folder",
         "jobs.assembly",
+        "jobs.wholes",
         "jobs.letters",
         "jobs.tally",
         "jobs.inputs",

@@ -58,12 +58,12 @@ def store_file(store: Store, run: str, name: str, path: Path) -> Stored:
     if made is not None:
         return Stored(output=Output(name=name, size=size, sha256=sha256, etag=made.etag))
     try:
-        return _adopt(store, uri, name, sha256)
+        return _adopt(store, run, name, sha256)
     except ItemError as error:
         raise StoreError(f"{uri} was there and cannot be read now: {error}") from error
 
 
-def replace_file(store: Store, run: str, old: Output, path: Path) -> Output:
+def replace_file(store: Store, run: str, old: Output, path: Path) -> Stored:
     """Put a local file, which is consumed, in the place of an object of the run.
 
     Where that is not the old object any more, another attempt was first, and what
@@ -77,28 +77,41 @@ def replace_file(store: Store, run: str, old: Output, path: Path) -> Output:
     try:
         stands = store.stat(uri)
         if stands.etag != old.etag and _sha256(store, stands) != old.sha256:
-            return _adopt(store, uri, old.name, sha256).output
+            return _adopt(store, run, old.name, sha256)
         made = store.replace_from(uri, path, match=stands.etag)
         if made is None:
-            return _adopt(store, uri, old.name, sha256).output
+            return _adopt(store, run, old.name, sha256)
     except ItemError as error:
         raise StoreError(f"{uri} cannot be replaced now: {error}") from error
-    return Output(name=old.name, size=size, sha256=sha256, etag=made.etag)
+    output = Output(name=old.name, size=size, sha256=sha256, etag=made.etag)
+    return Stored(output=output)
+
+
+def describe(store: Store, run: str, name: str) -> tuple[Output, bytes]:
+    """An object of the run as it stands, and its bytes.
+
+    Raises:
+        ItemError: It is not there, or changes at this moment.
+        StoreError: The store does not answer.
+    """
+    uri = join(run, name)
+    stands = store.stat(uri)
+    data = store.read(uri, etag=stands.etag)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Output(name=name, size=len(data), sha256=sha256, etag=stands.etag), data
 
 
 def _sha256(store: Store, stands: Object) -> str:
     return hashlib.sha256(store.read(stands.uri, etag=stands.etag)).hexdigest()
 
 
-def _adopt(store: Store, uri: str, name: str, sha256: str) -> Stored:
-    stands = store.stat(uri)
+def _adopt(store: Store, run: str, name: str, sha256: str) -> Stored:
+    stands = store.stat(join(run, name))
     if stands.sha256 == sha256:
         output = Output(name=name, size=stands.size, sha256=sha256, etag=stands.etag)
         return Stored(output=output)
-    data = store.read(uri, etag=stands.etag)
-    found = hashlib.sha256(data).hexdigest()
-    output = Output(name=name, size=len(data), sha256=found, etag=stands.etag)
-    return Stored(output=output, other=None if found == sha256 else data)
+    output, data = describe(store, run, name)
+    return Stored(output=output, other=None if output.sha256 == sha256 else data)
 
 
 def measure(path: Path) -> tuple[int, str]:

@@ -257,7 +257,7 @@ class Built:
 
 def _result(job, shard, item, dead):
     """Any mask of an item, the same each time; 255 is nodata."""
-    block = shard.block
+    block = shard.block_of(item)
     if shard.refusal is not None:
         refusal = shard.refusal
         return dead_letter(item, "plan", refusal.code, refusal.message)
@@ -268,10 +268,15 @@ def _result(job, shard, item, dead):
     mask = random.choice(np.array([0, 1, 2, 3, 255], dtype=np.uint8), size=shape)
     if block is not None and block.number == EMPTY:
         mask[:] = 255
-    confidence = np.full(shape, 128, dtype=np.uint8)
+    if item.key == EMPTY_CHIP:
+        mask[:] = 255
+    confidence = np.where(mask == 255, 0, 128).astype(np.uint8)
     segmentation = SimpleNamespace(mask=mask, confidence=confidence)
     return SimpleNamespace(item=item, segmentation=segmentation)
 
+
+EMPTY_CHIP = "c.tif"
+"""Key of the raster that holds nodata alone."""
 
 EMPTY = 2
 """Number of the block that holds nodata alone."""
@@ -314,5 +319,30 @@ def build_map(make_spec, write_raster, tmp_path):
             block=512,
         )
         return Built(place.store, place.at("map"), spec, MapJob)
+
+    return build
+
+
+@pytest.fixture
+def build_chips(make_spec, write_raster, tmp_path):
+    """A map run of five rasters of one block each, one of four blocks, one refused.
+
+    Its shards: a, b and c; d and e, as three are the most; large, in four; refused.
+    """
+
+    def build(place, **fields):
+        sizes = {"a": (20, 30), "b": (1, 1), "c": (512, 40), "d": (7, 512), "e": (3, 3)}
+        for name, size in {**sizes, "large": (520, 530)}.items():
+            write_raster(np.ones((3, *size), dtype=np.uint8), f"chips/{name}.tif")
+        (tmp_path / "chips" / "refused.tif").write_bytes(b"no raster")
+        given = {"shard_items": 3, "block": 512}
+        spec = make_spec(
+            job="map",
+            source=str(tmp_path / "chips"),
+            run=place.at("chips"),
+            access=place.store._access,
+            **(given | fields),
+        )
+        return Built(place.store, place.at("chips"), spec, MapJob)
 
     return build

@@ -547,8 +547,10 @@ def test_one_line_says_how_many_rasters_are_nowhere(write_raster, make_spec, cap
     write_raster(noise("uint8"), "source/c.tif")
     write_raster(noise("uint8"), "source/d.tif", **GRIDS["RPCs"])
     write_raster(noise("uint8", 1), "source/e.tif", **GRIDS["no CRS"])
-    shards = list(MapJob(spec=make_spec(job="map")).plan())
-    assert [one.refusal is None for one in shards] == [True] * 4 + [False]
+    group, refused = MapJob(spec=make_spec(job="map")).plan()
+    assert (len(group.blocks), group.refusal) == (4, None)
+    assert [item.key for item in refused.items] == ["e.tif"]
+    assert refused.refusal is not None
     assert capsys.readouterr().err == (
         "atrous: 2 of 4 rasters have no CRS; they are mapped as they are, and their masks "
         "have none either\n"

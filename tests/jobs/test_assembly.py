@@ -42,7 +42,7 @@ def collect(rasters, pairs):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_raster_is_complete_with_its_last_block_in_any_order(seed):
-    shards = [*shards_of("a.tif"), *shards_of("b.tif", 512, 512), *shards_of("c.tif")]
+    shards = [*shards_of("a.tif"), *shards_of("b.tif", 512, 513), *shards_of("c.tif")]
     random.Random(seed).shuffle(shards)
     rasters, seen = Rasters(BLOCK), []
     for shard in shards:
@@ -50,7 +50,7 @@ def test_a_raster_is_complete_with_its_last_block_in_any_order(seed):
         for task in rasters.add(shard, done(shard)):
             mine = [one for one in seen if one.items == (task.item,)]
             assert mine[-1] is shard
-            assert len(mine) == len(task.pieces) == (1 if task.key == "b.tif" else 6)
+            assert len(mine) == len(task.pieces) == (2 if task.key == "b.tif" else 6)
             assert [number for number, _ in task.pieces] == list(range(len(mine)))
             assert not task.dead
             assert task.replaces == ()
@@ -71,6 +71,26 @@ def test_a_refused_raster_is_never_put_together():
     item = Item(uri="s3://b/a.tif", key="a.tif", size=1, etag="e")
     shard = Shard(index=0, items=(item,))
     assert collect(Rasters(BLOCK), [(shard, dead(shard))]) == []
+
+
+def test_rasters_of_one_block_are_never_put_together():
+    (alone,), (other,) = shards_of("a.tif", 512, 512), shards_of("b.tif", 3, 3)
+    assert collect(Rasters(BLOCK), [(alone, done(alone))]) == []
+    group = Shard(
+        index=0, items=(*alone.items, *other.items), blocks=(alone.block, other.block)
+    )
+    one = Record(shard=0, fingerprint="f", items=2, items_done=2)
+    assert collect(Rasters(BLOCK), [(group, one)]) == []
+
+
+def test_a_raster_that_was_one_block_may_have_many_in_a_retry():
+    (before,) = shards_of("a.tif", 512, 512)
+    shards = shards_of("a.tif")
+    rasters = Rasters(BLOCK)
+    rasters.retry(shards, [([before], Past([dead(before)]))])
+    (task,) = collect(rasters, [(shard, done(shard, 1)) for shard in shards])
+    assert [number for number, _ in task.pieces] == list(range(6))
+    assert not task.dead
 
 
 class Past:

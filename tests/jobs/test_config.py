@@ -282,7 +282,7 @@ def test_a_job_file_serves_every_command(job_file):
     ("command", "words"),
     [
         (("plan", "label", "a", "-c", "block=512"), "block has no effect on label"),
-        (("plan", "map", "a", "-c", "shard-bytes=1"), "shard_bytes has no effect on map"),
+        (("retry", "a", "-c", "shard-bytes=1"), "shard_bytes has no effect on retry"),
         (("status", "a", "-c", "limit=1"), "limit has no effect on status"),
         (("bundle", "show", "a", "-c", "limit=1"), "limit has no effect on show"),
     ],

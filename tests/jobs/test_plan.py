@@ -43,6 +43,29 @@ def test_blocks_and_refusals_come_back(path, map_shards):
     assert totals.pixels == 1000 * 700 + 512 * 513
 
 
+def test_rasters_that_share_a_shard_come_back(path, make_items):
+    items = make_items(1, 20, 300, 4000)
+    sizes = [(1, 1), (512, 3), (7, 512), (512, 512)]
+    blocks = [
+        next(cut_blocks(*size, 512, grid=f"of {number}"))
+        for number, size in enumerate(sizes)
+    ]
+    shards = [
+        Shard(index=0, items=tuple(items[:3]), blocks=tuple(blocks[:3])),
+        Shard(index=1, items=(items[3],), block=blocks[3]),
+    ]
+    totals = write_plan(shards, path, about={})
+    assert list(read_plan(path)) == shards
+    assert (totals.items, totals.shards, totals.size) == (4, 2, 4321)
+    assert totals.pixels == sum(height * width for height, width in sizes)
+    assert measure_plan(path) == totals
+    alone = [
+        Shard(index=i, items=(item,), block=block)
+        for i, (item, block) in enumerate(zip(items, blocks, strict=True))
+    ]
+    assert write_plan(alone, path, about={}).digest == totals.digest
+
+
 def test_one_block_of_everything(path):
     item = Item(uri="/a \u6771.tif", key="a \u6771.tif", size=2**40, etag="\"'")
     core = Window(row=2**30, col=3, height=1, width=2)

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -6,7 +7,8 @@ from hypothesis import strategies as st
 
 from deeplab.tiles import Window
 from jobs.errors import InputError
-from jobs.shards import Block, Item, Shard, plan_shards
+from jobs.shards import Block, Item, Refusal, Shard, group_wholes, plan_shards
+from jobs.windows import cut_blocks
 
 
 def items(*sizes):
@@ -65,6 +67,100 @@ def test_planning_streams():
 
     shard = next(plan_shards(endless(), max_items=2, max_bytes=99))
     assert len(shard.items) == 2
+
+
+SIDE = 8
+"""Of a block, in px; no raster needs to be written for a plan."""
+
+
+@st.composite
+def rasters(draw):
+    """Shards of one item each, as a map cuts them: whole, in blocks, or refused."""
+    sizes = st.tuples(st.integers(1, 20), st.integers(1, 20))
+    found = []
+    for number in range(draw(st.integers(0, 25))):
+        name = f"{number:03d}.tif"
+        item = Item(uri=name, key=name, size=draw(st.integers(0, 40)), etag="e")
+        size = draw(st.none() | sizes)
+        if size is None:
+            refusal = Refusal(code="unsupported", message="it is no raster")
+            found.append(Shard(index=0, items=(item,), refusal=refusal))
+        else:
+            blocks = cut_blocks(*size, SIDE, grid=name)
+            found += [Shard(index=0, items=(item,), block=block) for block in blocks]
+    return found
+
+
+def group(shards, *, max_items=4, max_bytes=99, max_pixels=SIDE**2):
+    limits = {"max_items": max_items, "max_bytes": max_bytes, "max_pixels": max_pixels}
+    return list(group_wholes(iter(shards), **limits))
+
+
+@given(
+    parts=rasters(),
+    max_items=st.integers(1, 6),
+    max_bytes=st.integers(1, 99),
+    max_pixels=st.integers(1, SIDE**2),
+)
+def test_every_raster_is_in_one_shard_in_order_within_the_limits(
+    parts, max_items, max_bytes, max_pixels
+):
+    limits = {"max_items": max_items, "max_bytes": max_bytes, "max_pixels": max_pixels}
+    shards = group(parts, **limits)
+    assert [shard.index for shard in shards] == list(range(len(shards)))
+    alone = [dataclasses.replace(one, index=0) for it in shards for one in it.split()]
+    assert alone == parts
+    for shard in shards:
+        assert len(shard.blocks) in {0, len(shard.items)}
+        assert len(shard.items) == 1 or shard.blocks
+        if shard.blocks:
+            assert (shard.block, shard.refusal) == (None, None)
+            assert 2 <= len(shard.items) <= max_items
+            assert shard.size <= max_bytes
+            assert shard.pixels <= max_pixels
+            assert all(block.is_whole for block in shard.blocks)
+
+
+@given(parts=rasters())
+def test_no_group_is_closed_early(parts):
+    for shard, following in itertools.pairwise(group(parts)):
+        both = (shard, following)
+        if all(one.is_whole for one in both):
+            first = next(following.split())
+            assert (
+                len(shard.items) == 4
+                or shard.size + first.size > 99
+                or shard.pixels + first.pixels > SIDE**2
+            )
+
+
+def test_grouping_streams():
+    def endless():
+        yield from parts
+        raise AssertionError("read further than the shard needs")
+
+    parts = [
+        Shard(index=0, items=(one,), block=next(cut_blocks(2, 3, SIDE)))
+        for one in items(1, 1, 1)
+    ]
+    limits = {"max_items": 2, "max_bytes": 99, "max_pixels": SIDE**2}
+    shard = next(group_wholes(endless(), **limits))
+    assert (len(shard.items), shard.pixels) == (2, 12)
+    with pytest.raises(InputError, match="shard limits must be at least 1"):
+        group(parts, max_items=0)
+
+
+@given(parts=rasters(), data=st.data())
+def test_some_items_of_a_shard_keep_their_blocks(parts, data):
+    for shard in group(parts):
+        names = [item.uri for item in shard.items]
+        chosen = data.draw(st.sets(st.sampled_from(names), min_size=1))
+        some = shard.select(chosen)
+        assert some.parts == tuple(one for one in shard.parts if one[0].uri in chosen)
+        assert some.is_whole == shard.is_whole
+        assert bool(some.blocks) == (len(some.items) > 1)
+        for item, block in some.parts:
+            assert shard.block_of(item) == block
 
 
 @pytest.mark.parametrize(("max_items", "max_bytes"), [(0, 9), (9, 0), (-1, 9)])

@@ -98,5 +98,5 @@ def test_no_run_is_said_in_one_line(place):
 
 def test_another_version_is_said_in_one_line(place):
     place.store.create(place.at("run", "job.json"), b'{"format_version": 99}')
-    with pytest.raises(RunError, match="has format_version 99, this version reads 1"):
+    with pytest.raises(RunError, match="has format_version 99, this version reads 2"):
         read_status(place.store, place.at("run"))

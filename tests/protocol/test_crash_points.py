@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 CHANGES = ("create", "create_from", "replace", "replace_from", "delete")
 READS = ("read", "stat")
-JOBS_HERE = ("label", "map")
+JOBS_HERE = {"label": "label", "map": "map", "chips": "map"}
+"""Sources, and the job that each of them is for."""
 
 
 # A run that dies leaves generators half way, and their temporary folders with them.
@@ -136,27 +137,30 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Five images and a raster of two blocks; beside each, one that is damaged."""
+    """Five images, a raster of two blocks, three of one; with each, one is damaged."""
     random = np.random.default_rng(4)
-    images, rasters = (tmp_path_factory.mktemp(name) for name in JOBS_HERE)
+    images, rasters, chips = (tmp_path_factory.mktemp(name) for name in JOBS_HERE)
     for number in range(5):
         pixels = random.integers(0, 256, (20, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(images / f"{number}.png")
     (images / "3.png").write_bytes(b"no picture")
-    (rasters / "damaged.tif").write_bytes(b"II*\0")
-    with rasterio.open(
-        rasters / "scene.tif",
-        "w",
-        driver="GTiff",
-        dtype="uint8",
-        count=3,
-        height=60,
-        width=530,
-        crs="EPSG:32633",
-        transform=from_origin(400_000, 5_800_000, 0.5, 0.5),
-    ) as target:
-        target.write(random.integers(0, 256, (3, 60, 530), dtype=np.uint8))
-    return {"label": images, "map": rasters}
+    scenes = {rasters / "scene.tif": (60, 530)}
+    scenes |= {chips / f"{number}.tif": (20, 30 + number) for number in range(3)}
+    for path, (height, width) in scenes.items():
+        (path.parent / "damaged.tif").write_bytes(b"II*\0")
+        with rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            dtype="uint8",
+            count=3,
+            height=height,
+            width=width,
+            crs="EPSG:32633",
+            transform=from_origin(400_000, 5_800_000, 0.5, 0.5),
+        ) as target:
+            target.write(random.integers(0, 256, (3, height, width), dtype=np.uint8))
+    return {"label": images, "map": rasters, "chips": chips}
 
 
 @pytest.fixture
@@ -167,7 +171,7 @@ def prepare(monkeypatch, bundle, sources):
 
     def make(job: str, folder: Path):
         request = Request(
-            job=job,
+            job=JOBS_HERE[job],
             source=str(sources[job]),
             run=str(folder),
             bundle=str(bundle),
@@ -185,7 +189,9 @@ def start(prepare):
 
     def go(job: str, folder: Path):
         spec, data = prepare(job, folder)
-        return run(JOBS[job], spec, bundle=data, engine=run_local, progress=Silence())
+        return run(
+            JOBS[JOBS_HERE[job]], spec, bundle=data, engine=run_local, progress=Silence()
+        )
 
     return go
 
@@ -196,18 +202,18 @@ def retry(prepare):
 
     def go(job: str, folder: Path):
         (spec, data), store = prepare(job, folder), open_store(Access())
-        planned = plan_retry(store, JOBS[job], spec, ())
+        planned = plan_retry(store, JOBS[JOBS_HERE[job]], spec, ())
         if planned is None:
             return None
         about = {"bundle": data, "engine": run_local, "progress": Silence()}
-        return work_off(store, JOBS[job], planned, **about)
+        return work_off(store, JOBS[JOBS_HERE[job]], planned, **about)
 
     return go
 
 
 @pytest.fixture
 def blind(monkeypatch):
-    """While ``blind[0]`` is true, an image and a block of the raster are unreadable."""
+    """While ``blind[0]`` is true, an image, a chip and a block are unreadable."""
     box = [False]
 
     def guard(job):
@@ -215,13 +221,13 @@ def blind(monkeypatch):
 
         def read(self, shard, item):
             block = shard.block.number if shard.block else None
-            if box[0] and (item.key == "1.png" or block == 1):
+            if box[0] and (item.key in {"1.png", "1.tif"} or block == 1):
                 raise ItemError("timed_out", "not this time")
             return real(self, shard, item)
 
         monkeypatch.setattr(job, "read", read)
 
-    for name in JOBS_HERE:
+    for name in {*JOBS_HERE.values()}:
         guard(JOBS[name])
     return box
 
