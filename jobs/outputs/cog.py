@@ -171,13 +171,16 @@ class Assembler:
         masks = range(len(images), pyramid.layer.planes)
         for level in reversed(pyramid.levels):
             for plane in (*masks, *images):
-                found = zip(level.sizes[plane].flat, level.places[plane].flat, strict=True)
-                for size, place in found:
-                    if not size:
-                        yield pyramid.empty[plane]
-                        continue
-                    self._spool.seek(int(place))
-                    yield self._spool.read(int(size))
+                yield from self._plane(level, plane, pyramid.empty[plane])
+
+    def _plane(self, level: _Level, plane: int, empty: bytes) -> Iterator[bytes]:
+        places = zip(level.sizes[plane].flat, level.places[plane].flat, strict=True)
+        for size, place in places:
+            if not size:
+                yield empty
+                continue
+            self._spool.seek(int(place))
+            yield self._spool.read(int(size))
 
 
 @dataclass(frozen=True, slots=True)

@@ -369,6 +369,8 @@ def test_a_credential_is_refused_and_not_repeated(job_file, key):
         ('max_dead_letters = "-1%"', "got '-1%'"),
         ("on_error = 1", "on_error must be [STAGE=]dead-letter or [STAGE=]stop"),
         ('on_error = ["stop", 1]', "got ['stop', 1]"),
+        ("probabilities = true", "probabilities must be all, or names or numbers of"),
+        ("probabilities = [0.5]", "classes such as water,road, got [0.5]"),
         ('on_error = ["write=stop"]', "STAGE plan, read or segment, got ['write=stop']"),
     ],
     ids=lambda text: text[:30],

@@ -285,6 +285,44 @@ def test_a_retry_reads_as_its_run_did_but_asks_for_roots_again(make_spec, make_b
 
 
 @pytest.mark.parametrize(
+    ("asked", "ids"),
+    [(None, ()), ((), ()), (("all",), (0, 1, 2, 3)), (("class 2", "0"), (2, 0))],
+    ids=str,
+)
+def test_a_retry_writes_the_classes_of_its_run(make_spec, make_bundle, asked, ids):
+    spec = make_spec(job="map", product=Product(probabilities=asked, confidence=True))
+    assert spec.probabilities == ids
+    held = {"identity": json.loads(json.dumps(spec.identity())), "cut": {}}
+    assert held["identity"] == spec.identity()
+    found = make_retry_spec(RetryRequest(run=spec.run), held, make_bundle())
+    assert (found.probabilities, found.product.confidence) == (ids, True)
+    assert found.identity() == spec.identity()
+
+
+def test_a_run_of_before_there_were_probabilities_goes_on(make_spec, make_bundle):
+    spec = make_spec(job="map")
+    identity = spec.identity()
+    assert identity.pop("probabilities") is None
+    found = make_retry_spec(
+        RetryRequest(run=spec.run), {"identity": identity, "cut": {}}, make_bundle()
+    )
+    assert found.identity() == spec.identity()
+
+
+def test_names_and_ids_of_classes_are_one_choice(make_spec):
+    names, numbers, other = (
+        make_spec(product=Product(probabilities=asked)).fingerprint("plan")
+        for asked in (("class 1", "class 3"), ("1", "3"), ("3", "1"))
+    )
+    assert names == numbers != other
+
+
+def test_a_class_that_the_bundle_lacks_is_refused(make_spec):
+    with pytest.raises(InputError, match="got 'wood'; it has 0 class 0, 1 class 1, 2"):
+        make_spec(product=Product(probabilities=("class 1", "wood")))
+
+
+@pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"bands": (1, 0, 2)}, "bands count from 1, got 1,0,2"),

@@ -110,6 +110,21 @@ def test_every_field_is_read_back(describe):
     assert (file.size, file.checksum) == (1234, "1220" + "ab" * 32)
 
 
+@pytest.mark.parametrize("others", [(), ("confidence/scene.tif",)])
+def test_probabilities_name_their_bands(describe, others):
+    names = ["rasters/scene.tif", *others, "probabilities/scene.tif"]
+    item = read(describe(outputs=tuple(map(output_of, names)), chosen=(2, 0)))
+    assert len(item.assets) == len(names)
+    asset = item.assets["probabilities"]
+    assert (asset.href, asset.roles) == ("../probabilities/scene.tif", ["data"])
+    assert [one["name"] for one in asset.extra_fields["bands"]] == ["class 2", "class 0"]
+    bands = RasterExtension.ext(asset).bands
+    assert [(one.scale, one.nodata, one.data_type) for one in bands] == [
+        (1 / 255, None, "uint8")
+    ] * 2
+    assert FileExtension.ext(asset).size == 1234
+
+
 def test_classes_say_what_pixels_mean(describe, make_bundle):
     names = ["road", "low vegetation", "Straße", "???"]
     classes = tuple(
