@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from jobs.ledger import DeadLetter
+    from jobs.ledger import DeadLetter, Record
     from jobs.shards import Shard
     from jobs.storage import Store
 
@@ -64,6 +64,17 @@ def open_letters(store: Store, run: str) -> Iterator[DeadLetter]:
         settled = settled_by(store, folders[number + 1 :])
         for record in Ledger(store, folder).read():
             yield from (one for one in record.dead_letters if not settled.holds(one))
+
+
+def redone(store: Store, run: str) -> Iterator[Record]:
+    """Records of blocks that a later pass has done again."""
+    folders = list_folders(store, run)
+    for number, folder in enumerate(folders[:-1]):
+        settled = settled_by(store, folders[number + 1 :])
+        for record in Ledger(store, folder).read():
+            blocks = (one for one in record.dead_letters if one.row is not None)
+            if any(settled.holds(letter) for letter in blocks):
+                yield record
 
 
 def settled_by(store: Store, folders: list[str]) -> Settled:

@@ -199,7 +199,7 @@ class MapJob(Job):
             ItemError: A piece is gone or damaged.
         """
         bundle, layers = self.spec.bundle, self._layers
-        legend = Legend(bundle=bundle, fingerprint=self.fingerprint, source=task.item.key)
+        legend = self.legend(task)
         names = {MASK: task.names.mask, CONFIDENCE: task.names.confidence}
         outputs = []
         with scratch_file(open_store(self.spec.access), self.spec.run) as path:
@@ -211,14 +211,7 @@ class MapJob(Job):
                 for layer in layers:
                     raster.write(path, layer, grid=task.grid, legend=legend)
                     outputs.append(self._deliver(task, names[layer], path))
-            item = describe_raster(
-                task,
-                tuple(outputs),
-                source=task.item.uri,
-                bundle=bundle,
-                fingerprint=self.fingerprint,
-                collection=collection_id(self.spec),
-            )
+            item = self.describe(task, tuple(outputs))
             for name, data in (
                 (task.names.classes, class_table(bundle.classes)),
                 (task.names.item, item),
@@ -226,6 +219,22 @@ class MapJob(Job):
                 path.write_bytes(data)
                 outputs.append(self._deliver(task, name, path))
         return tuple(outputs)
+
+    def legend(self, task: Assembly) -> Legend:
+        """What a finished raster's pixels mean and where they came from."""
+        bundle = self.spec.bundle
+        return Legend(bundle=bundle, fingerprint=self.fingerprint, source=task.item.key)
+
+    def describe(self, task: Assembly, outputs: tuple[Output, ...]) -> bytes:
+        """The STAC Item of a finished raster."""
+        return describe_raster(
+            task,
+            outputs,
+            source=task.item.uri,
+            bundle=self.spec.bundle,
+            fingerprint=self.fingerprint,
+            collection=collection_id(self.spec),
+        )
 
     def publish(self) -> None:
         """Write the STAC Collection."""
@@ -239,14 +248,13 @@ class MapJob(Job):
 
     def has_leftovers(self, task: Assembly, names: frozenset[str]) -> bool:
         """Whether pieces of a finished raster are there; a dead block keeps them."""
-        return not task.dead and any(piece.name in names for _, piece in task.pieces)
+        return any(piece.name in names for piece in task.needless)
 
     def tidy(self, task: Assembly) -> None:
         """Remove the pieces of a raster that needs them no more."""
-        if not task.dead:
-            store = open_store(self.spec.access)
-            for _, piece in task.pieces:
-                store.delete(join(self.spec.run, piece.name))
+        store = open_store(self.spec.access)
+        for piece in task.needless:
+            store.delete(join(self.spec.run, piece.name))
 
     def _find_inside(self, item: Item, block: Block) -> np.ndarray | None:
         """Which pixels of a block lie in the area, bool (H, W); None without one."""

@@ -1,7 +1,8 @@
 """The plan of a run: every item and the shard it belongs to, written once.
 
 One row per item of a shard, in shard order, so that a shard is a range of rows
-and the file can be written and read as a stream.
+and the file can be written and read as a stream. Of a shard with several items, which
+is a mosaic's, the first row alone says which block it is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from deeplab.tiles import Window
 from jobs.errors import RunError
+from jobs.mosaic import KEY, is_mosaic, scenes_of
 from jobs.shards import Block, Item, Refusal, Shard
 
 if TYPE_CHECKING:
@@ -119,24 +121,37 @@ class _Tally:
         self._items = self._shards = self._size = self._pixels = 0
         self._hash = hashlib.sha256()
         self._last = ""
+        self._scenes: dict[str, Item] = {}
+        """Of a mosaic: each stands in many shards, which do not follow each other."""
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
         self.add(shard)
-        return (_to_row(shard, item) for item in shard.items)
+        first, *rest = shard.items
+        yield _to_row(shard, first)
+        # Only the first row of a block says which one it is.
+        others = replace(shard, block=None)
+        yield from (_to_row(others, item) for item in rest)
 
     def add(self, shard: Shard) -> None:
         self._shards += 1
         if shard.block is not None:
             self._pixels += shard.block.core.size
-        for item in shard.items:
+        if is_mosaic(shard):
+            self._scenes |= {item.uri: item for item in scenes_of(shard)}
+        for item in shard.items[:1] if is_mosaic(shard) else shard.items:
             # The blocks of a raster follow each other and are one item.
             if item.uri != self._last:
-                self._items += 1
-                self._size += item.size
-                self._hash.update(f"{item.uri}\0{item.size}\0{item.etag}\n".encode())
+                self._count(item)
                 self._last = item.uri
 
+    def _count(self, item: Item) -> None:
+        self._items += item.uri != KEY
+        self._size += item.size
+        self._hash.update(f"{item.uri}\0{item.size}\0{item.etag}\n".encode())
+
     def totals(self) -> Totals:
+        for uri in sorted(self._scenes):
+            self._count(self._scenes.pop(uri))
         return Totals(
             items=self._items,
             shards=self._shards,

@@ -14,6 +14,7 @@ from jobs.errors import UnfinishedError
 from jobs.folder import is_finished, list_folders, prepare, prepare_retry, read_shards
 from jobs.ledger import Ledger
 from jobs.letters import settled_by
+from jobs.mosaic import is_mosaic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -80,7 +81,8 @@ def choose(store: Store, folders: list[str], codes: Collection[str]) -> Iterator
                 # Both are in order of shard, so one pass over the plan serves them all.
                 shard = next(one for one in shards if one.index == record.shard)
                 items = tuple(item for item in shard.items if item.uri in wanted)
-                yield replace(shard, items=items)
+                # A block is done again with all that it is made of.
+                yield shard if is_mosaic(shard) else replace(shard, items=items)
 
 
 def _chain(first: Shard, rest: Iterator[Shard]) -> Iterator[Shard]:

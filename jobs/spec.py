@@ -39,10 +39,12 @@ Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 Stage = Literal["plan", "read", "segment"]
 Compression = Literal["zstd", "deflate"]
+Mosaic = Literal["first", "recent", "confidence"]
 Reaction = Literal["dead-letter", "stop"]
 
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 REACTIONS: Final[tuple[Reaction, ...]] = get_args(Reaction)
+MOSAICS: Final[tuple[Mosaic, ...]] = get_args(Mosaic)
 
 _LOOK: Final = "look at dead_letter.parquet in the run folder, then"
 
@@ -112,6 +114,10 @@ class Product:
     compression: Compression = "zstd"
     confidence: bool = False
     """Whether each mask gets a COG of probabilities beside it."""
+
+    mosaic: Mosaic | None = None
+    """Which scene wins where several lie on each other in one raster of all of them;
+    None for a raster of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

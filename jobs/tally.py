@@ -40,6 +40,12 @@ class Tally:
         for letter in record.dead_letters:
             self.add_letter(letter)
 
+    def forget(self, record: Record) -> None:
+        """Count no pixels of a shard that was done again since it was added."""
+        self.counts["pixels_done"] -= record.pixels_done
+        self.counts["pixels_nodata"] -= record.pixels_nodata
+        self.counts["pixels_dead"] -= record.pixels_dead
+
     def add_letter(self, letter: DeadLetter) -> None:
         """Count one dead letter."""
         self.stages[letter.stage] += 1
@@ -50,10 +56,8 @@ class Tally:
         """Count these dead letters in place of those so far."""
         self.stages.clear()
         self.codes.clear()
-        self.counts["pixels_dead"] = 0
         for letter in letters:
             self.add_letter(letter)
-            self.counts["pixels_dead"] += (letter.height or 0) * (letter.width or 0)
 
     @property
     def dead(self) -> int:

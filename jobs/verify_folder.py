@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jobs.conclude import MANIFEST
 from jobs.errors import ItemError, RunError
 from jobs.folder import RETRIES, SUCCESS, load_job, plan_uri
+from jobs.mosaic import KEY, is_mosaic
 from jobs.plan import Totals, measure_plan, read_about, read_plan
 from jobs.spec import digest_of
 from jobs.storage import join
@@ -193,9 +194,11 @@ class _Order:
 
     def take(self, shard: Shard) -> Iterator[str]:
         """What should be there in place of a shard."""
-        uris = [self._last, *(item.uri for item in shard.items)]
+        # A mosaic comes first, and its scenes in the order in which they win.
+        items = shard.items[:1] if is_mosaic(shard) else shard.items
+        uris = ["" if self._last == KEY else self._last, *(item.uri for item in items)]
         block = shard.block
-        if block is None or uris[0] != uris[1]:
+        if block is None or self._last != uris[1]:
             yield from self.end()
             if any(left >= right for left, right in itertools.pairwise(uris)):
                 yield f"items in order after {self._last}, each once"

@@ -9,6 +9,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from jobs.mosaic import is_mosaic
 from jobs.tally import Tally
 from jobs.verify_folder import places
 
@@ -74,8 +75,14 @@ class Due:
         self._due = frozenset(uri for uri, held in self._open.items() if held)
 
     def lacking(self, shard: Shard) -> list[str]:
-        """Inputs of a retry's shard of which no dead letter holds."""
-        return [item.uri for item in shard.items if item.uri not in self._due]
+        """Inputs of a retry's shard of which no dead letter holds.
+
+        A block of a mosaic is done again with all its scenes, if one of them is due.
+        """
+        lacking = [item.uri for item in shard.items if item.uri not in self._due]
+        if is_mosaic(shard):
+            return lacking[:1] if len(lacking) == len(shard.items) else []
+        return lacking
 
     def add(self, shard: Shard, letters: Iterable[DeadLetter]) -> None:
         """A shard is in the ledger, with these dead letters."""
@@ -94,13 +101,11 @@ class Letters:
     def __init__(self) -> None:
         """None yet."""
         self.tally = Tally()
-        self.pixels = 0
         self.digest = 0
 
     def add(self, letter: DeadLetter) -> None:
         """Take in one."""
         self.tally.add_letter(letter)
-        self.pixels += (letter.height or 0) * (letter.width or 0)
         self.digest ^= digest_of_row({name: getattr(letter, name) for name in COLUMNS})
 
 

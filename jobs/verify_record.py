@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jobs.mosaic import scenes_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -65,7 +67,9 @@ def _pixels(shard: Shard, record: Record) -> Iterator[tuple[str, str]]:
     known = shard.block is not None or shard.refusal is not None
     if known and done + nodata + dead != whole:
         yield f"{whole} pixels", got
-    if dead != (whole if record.dead_letters else 0):
-        yield f"{whole if record.dead_letters else 0} dead pixels", got
+    # A block of a mosaic is lost where each of its scenes is.
+    is_lost = 0 < len(record.dead_letters) == len(scenes_of(shard))
+    if dead != (whole if is_lost else 0):
+        yield f"{whole if is_lost else 0} dead pixels", got
     if not record.items_done and (done or nodata):
         yield "no pixels, as no item is done", got

@@ -201,7 +201,7 @@ class Worker:
         if image.wanted is not None:
             segmentation.mask[~image.wanted] = NODATA
             segmentation.confidence[~image.wanted] = 0
-        return Result(item=image.item, segmentation=segmentation)
+        return Result(item=image.item, segmentation=segmentation, place=image.place)
 
 
 def _whoami() -> str:

@@ -58,6 +58,7 @@ ANOTHER = {  # a value of each setting that is not its default
     "shard_bytes": 2**20,
     "block": 512,
     "confidence": True,
+    "mosaic": "recent",
     "compression": "deflate",
     "tile": 1024,
     "overlap": 256,

@@ -91,6 +91,7 @@ FIELDS = {
     Product: {
         "compression": (RESULT, "deflate"),
         "confidence": (RESULT, True),
+        "mosaic": (RESULT, "recent"),
     },
     Access: {
         "endpoint_url": (NEUTRAL, "http://127.0.0.1:9000"),
