@@ -99,7 +99,7 @@ class MosaicJob(MapJob):
         """Read what of a scene lies in the block, and the halo that its tiles need."""
         block = _block_of(shard)
         if item.uri == KEY:
-            return self._read_nothing(item, None)
+            return self._read_nothing(item)
         grid = self._grid(block)
         self._check_unchanged(item)
         box = _find_box(self._place, item, grid)
@@ -109,7 +109,7 @@ class MosaicJob(MapJob):
         place = moved(part, -block.core.row, -block.core.col)
         inside = self._find_wanted(block, part)
         if inside is not None and not inside.any():
-            return self._read_nothing(item, None)
+            return self._read_nothing(item)
         core = moved(part, -box.row, -box.col)
         tiles = TileGrid(height=box.height, width=box.width, tiling=self.spec.tiling)
         reach = tiles.reach(core)
@@ -190,7 +190,9 @@ class MosaicJob(MapJob):
 
     def _place(self, item: Item, grid: str) -> Place:
         with self._explained(item):
-            return find_box(self.spec, item, grid)
+            place = find_box(self.spec, item, grid)
+        self._check_unchanged(item)
+        return place
 
     def _find_wanted(self, block: Block, part: Window) -> NDArray[np.bool_] | None:
         """Which pixels of a part of the mosaic lie in the area; None without one."""
@@ -199,10 +201,10 @@ class MosaicJob(MapJob):
         grid = self._grid(block)
         return place_area(self.spec.area, grid, block.height, block.width).cover(part)
 
-    def _read_nothing(self, item: Item, place: Window | None) -> Image:
+    def _read_nothing(self, item: Item) -> Image:
         """An image that costs nothing."""
         pixels = np.zeros((len(self.spec.bundle.bands), 1, 1), dtype=np.uint8)
-        return Image(item=item, pixels=pixels, valid=pixels[0] > 0, place=place)
+        return Image(item=item, pixels=pixels, valid=pixels[0] > 0)
 
     def _complete_record(
         self, shard: Shard, record: Record, letters: tuple[DeadLetter, ...]

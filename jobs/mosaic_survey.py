@@ -12,6 +12,7 @@ from deeplab.tiles import Window
 from jobs.errors import InputError, ItemError
 from jobs.inputs.area import place_area
 from jobs.inputs.placing import begin_at, find_box
+from jobs.inputs.raster_grid import MAX_SIDE
 from jobs.inputs.raster_scenes import move_grid
 from jobs.inputs.rasters import MAX_PIXELS
 from jobs.inputs.sources import find_dates, find_items, raster_suffixes
@@ -162,10 +163,10 @@ def _frame(spec: Spec, anchor: str, scenes: list[Scene]) -> Window:
         frame = moved(bounds, frame.row, frame.col)
         count = sum(overlap(scene.box, frame) is not None for scene in scenes)
         sys.stderr.write(f"{count} of {len(scenes)} scenes touch the area's bounds\n")
-    if frame.size > MAX_PIXELS:
+    if frame.size > MAX_PIXELS or max(frame.height, frame.width) > MAX_SIDE:
         raise InputError(
             f"the mosaic would have {frame.width} x {frame.height} px, which exceed "
-            f"{MAX_PIXELS} pixels; give a larger -c resolution, --aoi, or scenes that lie "
-            "nearer to each other"
+            f"{MAX_PIXELS} pixels or {MAX_SIDE} along a side; give a larger -c resolution, "
+            "--aoi, or scenes that lie nearer to each other"
         )
     return frame

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
-from rasterio.transform import from_origin
+from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform
 from rio_cogeo import cog_validate
 
@@ -153,7 +153,7 @@ def test_a_real_network_sees_each_scene_as_it_does_alone(network, tmp_path):
     source.mkdir()
     place = from_origin(LEFT, TOP, PIXEL, PIXEL)
     write(source / "a.tif", (70, 90), place, seed=1)
-    write(source / "b.tif", (80, 75), place @ place.translation(50, 31), seed=2)
+    write(source / "b.tif", (80, 75), place @ Affine.translation(50, 31), seed=2)
     options = ("--mosaic", "confidence")
     run = map_scenes(source, tmp_path / "run", network, *options)
     parts = {}
@@ -438,3 +438,52 @@ def test_another_rule_is_another_run(mosaics, scenes, linear, capsys):
         scenes, mosaics["first"], linear, "--mosaic", "recent", "-c", "block=512", code=2
     )
     assert "holds a run with other options (mosaic first" in capsys.readouterr().err
+
+
+ODD_PLACES = {
+    "rotated": from_origin(LEFT, TOP, 0.7, 0.7) @ Affine.rotation(30),
+    "south up": from_origin(LEFT, TOP, 0.7, -0.7),
+}
+
+
+@pytest.mark.parametrize("name", ODD_PLACES)
+def test_a_scene_that_is_not_north_up_is_put_so(linear, tmp_path, name):
+    write(tmp_path / "a.tif", (120, 150), ODD_PLACES[name], seed=1)
+    run = map_scenes(tmp_path / "a.tif", tmp_path / "run", linear, "--mosaic", "first")
+    options = ("-c", f"crs={UTM}")
+    lone = map_scenes(tmp_path / "a.tif", tmp_path / "alone", linear, *options)
+    for found, expected in zip(read(run), read(lone, "a.tif"), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_pixels_need_not_be_square(linear, tmp_path):
+    source = tmp_path / "scenes"
+    source.mkdir()
+    place = from_origin(13.0, 52.0, 0.00002, 0.00001)
+    profile = {"crs": "EPSG:4326"}
+    write(source / "a.tif", (90, 70), place, seed=1, **profile)
+    write(source / "b.tif", (80, 75), place @ Affine.translation(-9, 40), seed=2, **profile)
+    run = map_scenes(source, tmp_path / "run", linear, "--mosaic", "first")
+    parts = {}
+    for name, row, col in (("a.tif", 0, 0), ("b.tif", 40, -9)):
+        lone = map_scenes(source / name, tmp_path / name, linear)
+        parts[name] = *read(lone, name)[:2], row, col
+    mask, confidence, found = read(run)
+    expected = merge(parts, "first", ("a.tif", "b.tif"))
+    np.testing.assert_array_equal(mask, expected[0])
+    np.testing.assert_array_equal(confidence, expected[1])
+    assert found.almost_equals(place @ Affine.translation(-9, 0), precision=1e-12)
+
+
+def test_a_scene_that_changed_is_never_mixed_in(scenes, linear, tmp_path):
+    source, run = tmp_path / "scenes", tmp_path / "run"
+    shutil.copytree(scenes, source)
+    with pytest.MonkeyPatch.context() as patch:
+        lose(patch, "b.tif")
+        map_scenes(source, run, linear, "--mosaic", "first", code=3)
+    before = read(run)[0]
+    shutil.copy(scenes / "a.tif", source / "b.tif")
+    assert command("retry", run, "--local") == 3
+    assert {letter[0::3] for letter in letters(run)} == {("b.tif", "input_changed")}
+    np.testing.assert_array_equal(read(run)[0], before)
+    assert command("verify", run, "--deep") == 0
