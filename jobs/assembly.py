@@ -52,6 +52,15 @@ class Assembly:
     replaces: tuple[Output, ...] = ()
     """What stands since an earlier pass."""
 
+    spent: tuple[Output, ...] = ()
+    """Pieces of blocks that a later pass has done again."""
+
+    @property
+    def needless(self) -> tuple[Output, ...]:
+        """Pieces that nobody needs once the assembly is recorded."""
+        kept = () if self.dead else tuple(piece for _, piece in self.pieces)
+        return (*self.spent, *kept)
+
     @property
     def name(self) -> str:
         """Location of the COG below the run folder."""
@@ -134,14 +143,23 @@ class _Raster:
     stale: bool = False
     """Whether a COG stands that this pass has brought nothing new for."""
 
-    def add(self, block: Block, record: Record) -> None:
+    spent: list[Output] = field(default_factory=list)
+    """Pieces that others have taken the place of."""
+
+    def add(self, block: Block, record: Record) -> bool:
+        """Take a block's newest record; whether that makes it another one."""
         number = block.number
         self.grid = block.grid or self.grid
         self.dead.discard(number)
+        # A block of a mosaic may have dead letters and a piece, and be done again.
+        before = self.pieces.pop(number, None)
+        if before is not None and before not in record.outputs:
+            self.spent.append(before)
         for output in record.outputs:
             self.pieces[number] = output
         if record.dead_letters:
             self.dead.add(number)
+        return not record.dead_letters or before != self.pieces.get(number)
 
 
 class Rasters:
@@ -188,15 +206,15 @@ class Rasters:
         block = shard.block
         if block is None or shard.is_whole:
             return
-        (item,) = shard.items
+        item = shard.items[0]
         raster = self._under_way.setdefault(item.uri, _Raster())
-        raster.add(block, record)
+        is_new = raster.add(block, record)
         if raster.open is None:
             every = count_blocks(block.height, block.width, self._block)
             raster.open = every if self._wanted is None else self._wanted[item.uri]
             raster.stale = output_name(item.key) in self._standing
         raster.open -= 1
-        raster.stale &= bool(record.dead_letters)
+        raster.stale &= not is_new
         if not raster.open:
             del self._under_way[item.uri]
         if not (raster.open or raster.stale):
@@ -209,6 +227,7 @@ class Rasters:
                 pieces=tuple(sorted(raster.pieces.items(), key=lambda one: one[0])),
                 dead=any(number < every for number in raster.dead),
                 replaces=self._standing.get(output_name(item.key), ()),
+                spent=tuple(raster.spent),
             )
 
 

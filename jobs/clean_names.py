@@ -111,6 +111,8 @@ class References:
         pieces = self._kept if raster.keeps_pieces else self._spent
         for piece in raster.pieces:
             pieces.add(piece.name)
+        for piece in raster.spent:
+            (self._kept if raster.open else self._spent).add(piece.name)
 
     def _tell(self, kind: str, name: str, expected: object, got: object) -> None:
         raise RunError(

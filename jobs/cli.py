@@ -44,13 +44,13 @@ _where = with_options(
     setting("address", metavar="ADDRESS", envvar="RAY_ADDRESS", show_envvar=True),
     setting("replicas"),
 )
-_place = with_options(_where, setting("device"))
 _policy = with_options(
     setting("on_error", multiple=True, metavar="[STAGE=]REACTION"),
     setting("max_dead_letters", metavar="N|X%"),
 )
 _shard_items = setting("shard_items")
 _confidence = setting("confidence")
+_mosaic = setting("mosaic")
 _aoi = setting("aoi", metavar="FILE|BBOX")
 
 
@@ -69,7 +69,7 @@ cli.add_command(export)
 @cli.command()
 @click.argument("source")
 @click.argument("run")
-@with_options(_bundle, _shard_items, _limit, _place, _policy, with_store)
+@with_options(_bundle, _shard_items, _limit, _where, _policy, with_store)
 def label(source: str, run: str, **_: object) -> int:
     """Segment the images under SOURCE into the Parquet data set RUN/masks."""
     return _start("label", source, run)
@@ -78,9 +78,9 @@ def label(source: str, run: str, **_: object) -> int:
 @cli.command("map")
 @click.argument("source")
 @click.argument("run")
-@with_options(_bundle, _aoi, _confidence, _place, _policy, with_store)
+@with_options(_bundle, _aoi, _mosaic, _confidence, _where, _policy, with_store)
 def map_command(source: str, run: str, **_: object) -> int:
-    """Segment the GeoTIFFs under SOURCE into one COG each in RUN/rasters."""
+    """Segment the GeoTIFFs under SOURCE into one COG each in RUN/rasters, or into one."""
     return _start("map", source, run)
 
 
@@ -110,7 +110,7 @@ def retry(run: str, codes: tuple[str, ...], **_: object) -> int:
 @cli.command()
 @click.argument("job", type=click.Choice(["label", "map"]))
 @click.argument("source")
-@with_options(_bundle, _aoi, _shard_items, _limit, with_store)
+@with_options(_bundle, _aoi, _mosaic, _shard_items, _limit, with_store)
 @click.option("--show-config", is_flag=True, help="Print the job file of this instead.")
 @with_json
 def plan(

@@ -20,6 +20,7 @@ from jobs.inputs.geojson import MAX_FILE, is_box, parse_box, parse_geojson
 from jobs.inputs.sources import read_size
 from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
+from jobs.mosaic_job import MosaicJob
 from jobs.prefetch import map_ahead
 from jobs.runner import run
 from jobs.spec import (
@@ -37,6 +38,7 @@ from jobs.spec import (
     Tiles,
 )
 from jobs.storage import Access, open_store, resolve
+from jobs.windows import check_block, count_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,7 +98,12 @@ def start(request: Request, progress: Progress) -> dict[str, Any]:
 def start_on(engine: Engine, spec: Spec, data: bytes, progress: Progress) -> dict[str, Any]:
     """Run a job on an engine that is open already."""
     with stoppable():
-        return run(JOBS[spec.job], spec, bundle=data, engine=engine, progress=progress)
+        return run(choose_job(spec), spec, bundle=data, engine=engine, progress=progress)
+
+
+def choose_job(spec: Spec) -> Callable[..., Job]:
+    """The job's class."""
+    return JOBS[spec.job] if spec.product.mosaic is None else MosaicJob
 
 
 @contextmanager
@@ -170,6 +177,8 @@ def preview_plan(request: Request) -> dict[str, Any]:
     bundle, _ = load_bundle(request.bundle, request.access)
     spec = make_spec(request, bundle, Compute())
     tiling = spec.tiling
+    if spec.product.mosaic is not None:
+        return _describe_plan(spec, _count_mosaic(spec))
     found = dict.fromkeys(("items", "bytes", "pixels", "tiles", "refused", "shards"), 0)
     plan = JOBS[spec.job](spec=spec).plan()
     for _, group in itertools.groupby(plan, key=lambda shard: shard.items):
@@ -185,6 +194,29 @@ def preview_plan(request: Request) -> dict[str, Any]:
             grid = TileGrid(height=height, width=width, tiling=tiling)
             found["pixels"] += height * width
             found["tiles"] += grid.count
+    return _describe_plan(spec, found)
+
+
+def _count_mosaic(spec: Spec) -> dict[str, int]:
+    """What a mosaic adds up to; its tiles are those of all scenes, seen as a whole."""
+    check_block(spec.cut.block)
+    found = MosaicJob(spec=spec).survey()
+    boxes = [(scene.box.height, scene.box.width) for scene in found.scenes]
+    tiles = (TileGrid(height=h, width=w, tiling=spec.tiling).count for h, w in boxes)
+    items = [*(scene.item for scene in found.scenes), *(item for item, _ in found.refused)]
+    blocks = count_blocks(found.height, found.width, spec.cut.block)
+    return {
+        "items": len(items),
+        "bytes": sum(item.size for item in items),
+        "pixels": found.height * found.width,
+        "tiles": sum(tiles),
+        "refused": len(found.refused),
+        "shards": blocks + len(found.refused),
+    }
+
+
+def _describe_plan(spec: Spec, found: dict[str, int]) -> dict[str, Any]:
+    tiling = spec.tiling
     seen = found["tiles"] * tiling.tile**2
     return {
         "job": spec.job,

@@ -115,9 +115,7 @@ def _local_device(place: Place) -> Device:
 def _cluster_device(place: Place, resources: dict[str, float]) -> Device:
     gpus = resources.get("GPU", 0)
     if place.device == "cuda" and not gpus:
-        raise InputError(
-            "--device cuda needs a GPU, the cluster has none; use --device cpu"
-        )
+        raise InputError("device=cuda needs a GPU, the cluster has none; use -c device=cpu")
     if place.device == "auto":
         return "cuda" if gpus else "cpu"
     return place.device

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deeplab.pictures import Segmentation
-    from deeplab.tiles import Region
+    from deeplab.tiles import Region, Window
     from jobs.ledger import DeadLetter, Output, Record
     from jobs.shards import Item, Shard
     from jobs.spec import Spec
@@ -36,6 +36,9 @@ class Image:
     wanted: NDArray[np.bool_] | None = None
     """(H, W) of the result; False where it is to be nodata all the same."""
 
+    place: Window | None = None
+    """Where the result lies in its block; None where it fills it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -43,6 +46,8 @@ class Result:
 
     item: Item
     segmentation: Segmentation
+    place: Window | None = None
+    """As in ``Image``."""
 
 
 class Task(Protocol):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from jobs.ledger import DeadLetter
+    from jobs.ledger import DeadLetter, Record
     from jobs.shards import Shard
     from jobs.storage import Store
 
@@ -68,6 +68,17 @@ def open_letters(store: Store, run: str) -> Iterator[DeadLetter]:
         settled = settled_by(store, folders[number + 1 :])
         for record in Ledger(store, folder).read():
             yield from (one for one in record.dead_letters if not settled.holds(one))
+
+
+def redone(store: Store, run: str) -> Iterator[tuple[Record, list[DeadLetter]]]:
+    """Records with dead letters that later passes have seen to, and these letters."""
+    folders = list_folders(store, run)
+    for number, folder in enumerate(folders[:-1]):
+        settled = settled_by(store, folders[number + 1 :])
+        for record in Ledger(store, folder).read():
+            letters = [one for one in record.dead_letters if settled.holds(one)]
+            if letters:
+                yield record, letters
 
 
 def settled_by(store: Store, folders: list[str]) -> Settled:

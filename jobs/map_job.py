@@ -176,18 +176,21 @@ class MapJob(Job):
         (result,) = results
         if isinstance(result, DeadLetter):
             return add_up(shard, self.fingerprint, [result])
-        found = result.segmentation
+        made = self.make_piece(shard, result.segmentation)
+        return add_up(shard, self.fingerprint, [made])
+
+    def make_piece(self, shard: Shard, found: Segmentation) -> Made:
+        """Create a block's piece, unless it holds nodata alone."""
         known = self._count(found.mask)
         if not known:
-            return add_up(shard, self.fingerprint, [Made()])
+            return Made()
         store, run = open_store(self.spec.access), self.spec.run
         with scratch_file(store, run) as path:
-            path.write_bytes(self._encode(_block_of(shard, result.item), found))
+            path.write_bytes(self._encode(_block_of(shard, shard.items[0]), found))
             stored = store_file(store, run, self._piece_name(shard), path)
         if stored.other is not None:
             known = self._count(decode_piece(stored.other))
-        made = Made(outputs=(stored.output,), done=known)
-        return add_up(shard, self.fingerprint, [made])
+        return Made(outputs=(stored.output,), done=known)
 
     def _make(self, shard: Shard, result: Result | DeadLetter) -> Made | DeadLetter:
         """Write the COGs of a raster that is one block."""
@@ -240,7 +243,7 @@ class MapJob(Job):
     ) -> tuple[Stored, ...]:
         """Write all that a raster is made into."""
         bundle, layers = self.spec.bundle, self._layers
-        legend = Legend(bundle=bundle, fingerprint=self.fingerprint, source=task.item.key)
+        legend = self.legend(task)
         stored: list[Stored] = []
         with scratch_file(open_store(self.spec.access), self.spec.run) as path:
             with path.with_name("spool").open("w+b") as spool:
@@ -251,15 +254,7 @@ class MapJob(Job):
                 for layer in layers:
                     raster.write(path, layer, grid=task.grid, legend=legend)
                     stored.append(self._deliver(task, task.names.cog(layer.name), path))
-            item = describe_raster(
-                task,
-                tuple(one.output for one in stored),
-                source=task.item.uri,
-                bundle=bundle,
-                fingerprint=self.fingerprint,
-                collection=collection_id(self.spec),
-                chosen=self.spec.probabilities,
-            )
+            item = self.describe(task, tuple(one.output for one in stored))
             for name, data in (
                 (task.names.classes, class_table(bundle.classes)),
                 (task.names.item, item),
@@ -267,6 +262,23 @@ class MapJob(Job):
                 path.write_bytes(data)
                 stored.append(self._deliver(task, name, path))
         return tuple(stored)
+
+    def legend(self, task: Assembly) -> Legend:
+        """What a finished raster's pixels mean and where they came from."""
+        bundle = self.spec.bundle
+        return Legend(bundle=bundle, fingerprint=self.fingerprint, source=task.item.key)
+
+    def describe(self, task: Assembly, outputs: tuple[Output, ...]) -> bytes:
+        """The STAC Item of a finished raster."""
+        return describe_raster(
+            task,
+            outputs,
+            source=task.item.uri,
+            bundle=self.spec.bundle,
+            fingerprint=self.fingerprint,
+            collection=collection_id(self.spec),
+            chosen=self.spec.probabilities,
+        )
 
     def publish(self) -> None:
         """Write the STAC Collection."""
@@ -280,14 +292,13 @@ class MapJob(Job):
 
     def has_leftovers(self, task: Assembly, names: frozenset[str]) -> bool:
         """Whether pieces of a finished raster are there; a dead block keeps them."""
-        return not task.dead and any(piece.name in names for _, piece in task.pieces)
+        return any(piece.name in names for piece in task.needless)
 
     def tidy(self, task: Assembly) -> None:
         """Remove the pieces of a raster that needs them no more."""
-        if not task.dead:
-            store = open_store(self.spec.access)
-            for _, piece in task.pieces:
-                store.delete(join(self.spec.run, piece.name))
+        store = open_store(self.spec.access)
+        for piece in task.needless:
+            store.delete(join(self.spec.run, piece.name))
 
     def _find_inside(self, item: Item, block: Block) -> np.ndarray | None:
         """Which pixels of a block lie in the area, bool (H, W); None without one."""

@@ -1,7 +1,8 @@
 """The plan of a run: every item and the shard it belongs to, written once.
 
 One row per item of a shard, in shard order, so that a shard is a range of rows
-and the file can be written and read as a stream.
+and the file can be written and read as a stream. Of a shard with several items, which
+is a mosaic's, the first row alone says which block it is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from deeplab.tiles import Window
 from jobs.errors import RunError
-from jobs.shards import Block, Item, Refusal, Shard
+from jobs.shards import MOSAIC, Block, Item, Refusal, Shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -119,23 +120,36 @@ class _Tally:
         self._items = self._shards = self._size = self._pixels = 0
         self._hash = hashlib.sha256()
         self._last = ""
+        self._scenes: dict[str, Item] = {}
+        """Of a mosaic: each stands in many shards, which do not follow each other."""
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
         self.add(shard)
-        return (_to_row(shard, item, block) for item, block in shard.parts)
+        parts = shard.parts
+        if shard.is_mosaic:
+            # Only the first row says which block it is.
+            parts = (parts[0], *((scene, None) for scene in shard.items[1:]))
+        return (_to_row(shard, item, block) for item, block in parts)
 
     def add(self, shard: Shard) -> None:
         self._shards += 1
         self._pixels += shard.pixels
-        for item in shard.items:
+        if shard.is_mosaic:
+            self._scenes |= {item.uri: item for item in shard.scenes}
+        for item in shard.items[:1] if shard.is_mosaic else shard.items:
             # The blocks of a raster follow each other and are one item.
             if item.uri != self._last:
-                self._items += 1
-                self._size += item.size
-                self._hash.update(f"{item.uri}\0{item.size}\0{item.etag}\n".encode())
+                self._count(item)
                 self._last = item.uri
 
+    def _count(self, item: Item) -> None:
+        self._items += item.uri != MOSAIC
+        self._size += item.size
+        self._hash.update(f"{item.uri}\0{item.size}\0{item.etag}\n".encode())
+
     def totals(self) -> Totals:
+        for uri in sorted(self._scenes):
+            self._count(self._scenes.pop(uri))
         return Totals(
             items=self._items,
             shards=self._shards,

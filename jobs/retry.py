@@ -78,7 +78,8 @@ def choose(store: Store, folders: list[str], codes: Collection[str]) -> Iterator
             if wanted:
                 # Both are in order of shard, so one pass over the plan serves them all.
                 shard = next(one for one in shards if one.index == record.shard)
-                yield shard.select(wanted)
+                # A mosaic's block is done again with all that it is made of.
+                yield shard if shard.is_mosaic else shard.select(wanted)
 
 
 def _chain(first: Shard, rest: Iterator[Shard]) -> Iterator[Shard]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeplab.tiles import BLENDS
 from jobs.bundle_file import load_bundle
-from jobs.commands import JOBS, stoppable
+from jobs.commands import choose_job, stoppable
 from jobs.conclude import write_views
 from jobs.config import make_access, make_limits, make_place, make_policy, make_reading
 from jobs.engine import Place, open_engine
@@ -99,12 +99,12 @@ def start_retry(request: RetryRequest, progress: Progress) -> dict[str, Any] | N
     )
     with open_engine(place) as (engine, _), stoppable():
         store.probe(run)
-        planned = plan_retry(store, JOBS[spec.job], spec, request.codes)
+        planned = plan_retry(store, choose_job(spec), spec, request.codes)
         if planned is None:
             write_views(store, run)  # the last retry may have died before it did
             return None
         return work_off(
-            store, JOBS[spec.job], planned, bundle=data, engine=engine, progress=progress
+            store, choose_job(spec), planned, bundle=data, engine=engine, progress=progress
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deeplab.tiles import BLENDS
 from jobs.errors import InputError
-from jobs.spec import REACTIONS, STAGES
+from jobs.spec import MOSAICS, REACTIONS, STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,6 +217,11 @@ SETTINGS: Final = {
         kind=CLASSES,
         about="Write COGs of the probabilities of these classes: all, or e.g. water,road.",
     ),
+    "mosaic": Setting(
+        kind=_choice(*MOSAICS),
+        about="Write one raster of all scenes; where they overlap the first one wins, the "
+        "most recent or the most confident.",
+    ),
     "compression": Setting(
         kind=_choice("zstd", "deflate"), default="zstd", about="Of COGs: zstd or deflate."
     ),
@@ -311,7 +316,7 @@ PLACE: Final = (
 )
 READING: Final = ("bands", "value_range", "crs", "resolution", "allow_vrt")
 POLICY: Final = ("on_error", "max_dead_letters")
-PRODUCT: Final = ("confidence", "probabilities", "compression")
+PRODUCT: Final = ("confidence", "probabilities", "mosaic", "compression")
 LIMITS: Final = ("decode_timeout", "max_pixels")
 
 _SOURCE: Final = ("bundle", "limit", "source_column", "asset")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from jobs.errors import InputError
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from deeplab.tiles import Window
 
 Value = TypeVar("Value")
+
+
+MOSAIC: Final = "mosaic.tif"
+"""Key and location of the item that stands for a mosaic; no scene's, which are absolute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +84,8 @@ class Shard:
     """Position in the plan, from 0."""
 
     items: tuple[Item, ...]
-    """At least one, in URI order; exactly one where there is a block."""
+    """At least one, in URI order; exactly one where there is a block, but for mosaics,
+    which name the scenes that touch it after what stands for the mosaic."""
 
     block: Block | None = None
     """The part of the raster to map; None for images, and where there are ``blocks``."""
@@ -105,7 +110,18 @@ class Shard:
     @property
     def is_whole(self) -> bool:
         """Whether it is rasters of one block each, which are written without pieces."""
-        return bool(self.blocks) or (self.block is not None and self.block.is_whole)
+        is_one = self.block is not None and self.block.is_whole
+        return bool(self.blocks) or (is_one and not self.is_mosaic)
+
+    @property
+    def is_mosaic(self) -> bool:
+        """Whether it is a block of a mosaic: its first item stands for that."""
+        return self.items[0].uri == MOSAIC
+
+    @property
+    def scenes(self) -> tuple[Item, ...]:
+        """The items that are objects."""
+        return self.items[1:] if self.is_mosaic else self.items
 
     @property
     def parts(self) -> tuple[tuple[Item, Block | None], ...]:

@@ -40,10 +40,12 @@ Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 Stage = Literal["plan", "read", "segment"]
 Compression = Literal["zstd", "deflate"]
+Mosaic = Literal["first", "recent", "confidence"]
 Reaction = Literal["dead-letter", "stop"]
 
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 REACTIONS: Final[tuple[Reaction, ...]] = get_args(Reaction)
+MOSAICS: Final[tuple[Mosaic, ...]] = get_args(Mosaic)
 
 _LOOK: Final = "look at dead_letter.parquet in the run folder, then"
 
@@ -116,6 +118,10 @@ class Product:
 
     probabilities: tuple[str, ...] | None = None
     """Names or ids of classes that get a COG of their own probabilities, or ``all``."""
+
+    mosaic: Mosaic | None = None
+    """Which scene wins where several lie on each other in one raster of all of them;
+    None for a raster of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.folder import is_finished, list_folders, require_job
 from jobs.ledger import Ledger
-from jobs.letters import open_letters
+from jobs.letters import open_letters, redone
 from jobs.plan import Totals
 from jobs.tally import Tally
 
@@ -32,6 +32,8 @@ def read_status(store: Store, run: str) -> dict[str, Any]:
             tally.add(record)
     if len(folders) > 1:
         tally.recount(open_letters(store, run))
+        for record, letters in redone(store, run):
+            tally.forget(record, letters)
     finished = all(is_finished(store, folder) for folder in folders)
     summary = tally.summary(Totals(**held["plan"]), finished=finished)
     retried = sum(require_job(store, folder)["plan"]["shards"] for folder in folders[1:])

@@ -40,6 +40,24 @@ class Tally:
         for letter in record.dead_letters:
             self.add_letter(letter)
 
+    def forget(self, record: Record, settled: Iterable[DeadLetter]) -> None:
+        """Count no pixels of what was done again since a record was added.
+
+        Args:
+            record: It.
+            settled: Its dead letters that say nothing any more. A letter of a mosaic is
+                of a scene in its block, and the block was done again as a whole.
+        """
+        redone = sum(map(_pixels, settled))
+        if not redone:
+            return
+        if sum(map(_pixels, record.dead_letters)) == record.pixels_dead:
+            self.counts["pixels_dead"] -= redone
+            return
+        self.counts["pixels_done"] -= record.pixels_done
+        self.counts["pixels_nodata"] -= record.pixels_nodata
+        self.counts["pixels_dead"] -= record.pixels_dead
+
     def add_letter(self, letter: DeadLetter) -> None:
         """Count one dead letter."""
         self.stages[letter.stage] += 1
@@ -50,10 +68,8 @@ class Tally:
         """Count these dead letters in place of those so far."""
         self.stages.clear()
         self.codes.clear()
-        self.counts["pixels_dead"] = 0
         for letter in letters:
             self.add_letter(letter)
-            self.counts["pixels_dead"] += (letter.height or 0) * (letter.width or 0)
 
     @property
     def dead(self) -> int:
@@ -85,3 +101,7 @@ class Tally:
             "bytes_written": self.counts["bytes_written"],
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
+
+
+def _pixels(letter: DeadLetter) -> int:
+    return (letter.height or 0) * (letter.width or 0)

@@ -196,12 +196,20 @@ class _Check:
         tally.add(record)
         self._tally.add(record)
         self._due.add(shard, record.dead_letters)
-        for letter in record.dead_letters:
-            if not self._retried.settles(letter, one.number):
-                self._letters.add(letter)
+        self._take_letters(one, record)
         if one.job == "label" or shard.is_whole:
             for output in record.outputs:
                 manifest.expect(output)
+
+    def _take_letters(self, one: Pass, record: Record) -> None:
+        """Count the dead letters that hold; a block that was done again is no more."""
+        settled = []
+        for letter in record.dead_letters:
+            if self._retried.settles(letter, one.number):
+                settled.append(letter)
+            else:
+                self._letters.add(letter)
+        self._tally.forget(record, settled)
 
     def _shard(self, one: Pass, shard: Shard, held: Found | None) -> Iterator[Look]:
         """Look at what a shard wrote."""
@@ -251,10 +259,11 @@ class _Check:
         """Pieces are there until their raster is assembled without a gap."""
         if raster.lost:
             return
+        needless = raster.spent + ([] if raster.keeps_pieces else raster.pieces)
+        found = [self._inventory.find(piece.name) for piece in needless]
+        if not self._unfinished:  # else they are taken away when the run goes on
+            self._report.leftovers += len(found) - found.count(None)
         if not raster.keeps_pieces:
-            found = [self._inventory.find(piece.name) for piece in raster.pieces]
-            if not self._unfinished:  # else they are taken away when the run goes on
-                self._report.leftovers += len(found) - found.count(None)
             return
         for part in raster.parts.values():
             if part.piece is not None and not self._is_spent(one, raster, part.piece.name):

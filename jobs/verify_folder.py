@@ -13,6 +13,7 @@ from jobs.conclude import MANIFEST
 from jobs.errors import ItemError, RunError
 from jobs.folder import RETRIES, SUCCESS, load_job, plan_uri
 from jobs.plan import Totals, measure_plan, read_about, read_plan
+from jobs.shards import MOSAIC
 from jobs.spec import digest_of
 from jobs.storage import join
 from jobs.windows import cut_blocks
@@ -192,13 +193,14 @@ class _Order:
 
     def take(self, shard: Shard) -> Iterator[str]:
         """What should be there in place of a shard."""
-        for item, block in shard.parts:
+        # A mosaic comes first, and its scenes in the order in which they win.
+        for item, block in shard.parts[:1] if shard.is_mosaic else shard.parts:
             yield from self._take(item.uri, block)
 
     def _take(self, uri: str, block: Block | None) -> Iterator[str]:
         if block is None or uri != self._last:
             yield from self.end()
-            if self._last >= uri:
+            if self._last != MOSAIC and self._last >= uri:
                 yield f"items in order after {self._last}, each once"
             if block is not None:
                 size, grid = (block.height, block.width), block.grid

@@ -79,8 +79,14 @@ class Due:
         self._due = frozenset(uri for uri, held in self._open.items() if held)
 
     def lacking(self, shard: Shard) -> list[str]:
-        """Inputs of a retry's shard of which no dead letter holds."""
-        return [item.uri for item in shard.items if item.uri not in self._due]
+        """Inputs of a retry's shard of which no dead letter holds.
+
+        A block of a mosaic is done again with all its scenes, if one of them is due.
+        """
+        lacking = [item.uri for item in shard.items if item.uri not in self._due]
+        if shard.is_mosaic:
+            return lacking[:1] if len(lacking) == len(shard.items) else []
+        return lacking
 
     def add(self, shard: Shard, letters: Iterable[DeadLetter]) -> None:
         """A shard is in the ledger, with these dead letters."""
@@ -99,13 +105,11 @@ class Letters:
     def __init__(self) -> None:
         """None yet."""
         self.tally = Tally()
-        self.pixels = 0
         self.digest = 0
 
     def add(self, letter: DeadLetter) -> None:
         """Take in one."""
         self.tally.add_letter(letter)
-        self.pixels += (letter.height or 0) * (letter.width or 0)
         self.digest ^= digest_of_row({name: getattr(letter, name) for name in COLUMNS})
 
 

@@ -267,6 +267,6 @@ def _inspect_block(counts: NDArray[np.int64], part: Part, one: Pass) -> Iterator
     done = int(counts[: one.classes].sum())
     if done != part.done:
         yield "wrong_count", f"{part.done} pixels done in {part.core}", done
-    if part.dead and counts[NODATA] != part.core.size:
+    if part.dead and not part.done and counts[NODATA] != part.core.size:
         yield "wrong_count", f"nodata alone in {part.core}, a dead letter", counts[NODATA]
     yield from inspect_values(counts, one, part.core)

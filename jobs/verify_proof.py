@@ -129,7 +129,6 @@ def check_views(
         tell(NOT_FINISHED, _SUMMARY, f"{len(passes) - 1} retries, all finished", age)
         return
     tally.stages, tally.codes = letters.tally.stages, letters.tally.codes
-    tally.counts["pixels_dead"] = letters.pixels
     expected = tally.summary(first.totals, finished=True)
     expected["shards"]["planned"] = sum(one.totals.shards for one in passes)
     _compare(expected, summary, _SUMMARY, tell)

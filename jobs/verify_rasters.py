@@ -52,6 +52,9 @@ class Raster:
     task: TaskRecord | None = None
     """The newest record of an assembly."""
 
+    spent: list[Output] = field(default_factory=list)
+    """Pieces of blocks that a later pass has done again."""
+
     claimed: list[str] = field(default_factory=list)
     """Pieces that are planned, and that a record may name one day."""
 
@@ -160,8 +163,11 @@ class Rasters:
             self._lacks = True
             raster.claimed.append(piece)
         else:
-            raster.parts[block.number] = _to_part(block, record)
-            self._news = self._news or not record.dead_letters
+            part = raster.parts[block.number] = _to_part(block, record)
+            held = None if before is None else before.piece
+            if held is not None:
+                raster.spent.append(held)
+            self._news = self._news or not part.dead or held != part.piece
 
     def end(self) -> Iterator[Raster]:
         """No shard of this pass is left."""

@@ -103,6 +103,8 @@ def _pixels(shard: Shard, record: Record) -> Iterator[tuple[str, str]]:
 
 def _dead_pixels(shard: Shard, record: Record) -> int:
     if not shard.blocks:
-        return shard.pixels if record.dead_letters else 0
+        # A block of a mosaic is lost where each of its scenes is.
+        is_lost = 0 < len(record.dead_letters) == len(shard.scenes)
+        return shard.pixels if is_lost else 0
     dead = {letter.uri for letter in record.dead_letters}
     return sum(block.core.size for item, block in shard.parts if block and item.uri in dead)

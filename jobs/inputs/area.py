@@ -24,6 +24,7 @@ from rasterio.errors import RasterioError
 from rasterio.transform import Affine, GCPTransformer
 from rasterio.warp import transform
 
+from deeplab.tiles import Window
 from jobs.errors import InputError, ItemError
 from jobs.outputs.footprint import WGS84, follow_edge, read_crs
 from jobs.shards import Refusal
@@ -31,7 +32,7 @@ from jobs.shards import Refusal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from deeplab.tiles import TileGrid, Window
+    from deeplab.tiles import TileGrid
     from jobs.inputs.rasters import RasterInfo
     from jobs.shards import Item
 
@@ -70,6 +71,17 @@ class Inside:
         """Whether any of the raster lies in the area."""
         box = (0, self.width), (0, self.height)
         return any(_size(polygon, box) > _LEAST for polygon in self.polygons)
+
+    @property
+    def bounds(self) -> Window | None:
+        """The smallest window of the raster that holds all of it in the area."""
+        if not self.touches:
+            return None
+        points = np.concatenate([polygon[0] for polygon in self.polygons])
+        low = np.floor(points.min(axis=0)).clip(0).astype(int)
+        high = np.ceil(points.max(axis=0)).clip(max=(self.width, self.height)).astype(int)
+        (col, row), (width, height) = low.tolist(), (high - low).tolist()
+        return Window(row=row, col=col, height=height, width=width)
 
     def cover(self, window: Window) -> NDArray[np.bool_]:
         """Which pixels of a window lie in the area, bool (H, W)."""

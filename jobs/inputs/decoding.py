@@ -34,6 +34,7 @@ PROCESSES: Final = {
     "jobs.inputs.images": 2,
     "jobs.inputs.rasters": 4,
     "jobs.inputs.raster_mosaic": 4,
+    "jobs.inputs.raster_scenes": 4,
 }
 """Most decoders of a process, by what they decode; they start when they are needed."""
 
@@ -42,6 +43,9 @@ MEMORY_BYTES: Final = 1700 * 2**20
 
 RASTER_FACTOR: Final = 6
 """A block of a raster may take so many times longer than an image."""
+
+_OF_SCENES: Final = {"begin", "place", "scene"}
+"""What is asked about scenes of a mosaic."""
 
 _REQUESTS: Final = 1000
 """A decoder answers so many, in case that its libraries leak."""
@@ -163,7 +167,7 @@ def decode_image(data: bytes, *, limits: Limits = _LIMITS) -> Arrays:
     fields = {"max_pixels": limits.max_pixels}
     decoders = _decoders("jobs.inputs.images", os.getpid())
     _, arrays = decoders.ask("decode", fields, data, seconds=limits.seconds)
-    return _checked(arrays, bands=3)
+    return checked(arrays, bands=3)
 
 
 def image_size(head: bytes, *, limits: Limits = _LIMITS) -> tuple[int, int]:
@@ -203,9 +207,9 @@ def read_info(
     """
     from jobs.inputs.rasters import RasterInfo
 
-    fields = {"size": size, "bands": bands, **_reading_fields(reading)}
+    fields = {"size": size, "bands": bands, **reading_fields(reading)}
     data = _read_vrt(uri, access, reading) if is_vrt(uri) else b""
-    info, _ = _ask_raster("info", fields, uri, access, limits, data)
+    info, _ = ask_raster("info", fields, uri, access, limits, data)
     return RasterInfo(**info)
 
 
@@ -237,17 +241,17 @@ def read_window(
         StoreError: The store did not answer.
     """
     box = [window.row, window.col, window.height, window.width]
-    fields = {"window": box, "bands": bands, **_reading_fields(reading)}
+    fields = {"window": box, "bands": bands, **reading_fields(reading)}
     if is_vrt(uri):
         data = _read_vrt(uri, access, reading)
-        sources, _ = _ask_raster("sources", fields, uri, access, limits, data)
+        sources, _ = ask_raster("sources", fields, uri, access, limits, data)
         before = _etags(sources, access)
-        _, arrays = _ask_raster("window", fields, uri, access, limits, data)
+        _, arrays = ask_raster("window", fields, uri, access, limits, data)
         if _etags(sources, access) != before:
             raise ItemError("input_changed", "a source of the VRT changed meanwhile")
     else:
-        _, arrays = _ask_raster("window", fields, uri, access, limits)
-    pixels, valid = _checked(arrays, bands=bands)
+        _, arrays = ask_raster("window", fields, uri, access, limits)
+    pixels, valid = checked(arrays, bands=bands)
     if valid.shape != (window.height, window.width):
         raise ItemError("crashed_decoder", f"the decoder gave {valid.shape} for {window}")
     return pixels, valid
@@ -267,7 +271,12 @@ def _decoders(module: str, _process: int) -> Decoders:
     return decoders
 
 
-def _checked(arrays: Arrays | None, *, bands: int) -> Arrays:
+def checked(arrays: Arrays | None, *, bands: int) -> Arrays:
+    """Pixels and validity of an answer.
+
+    Raises:
+        ItemError: ``crashed_decoder``: they are none.
+    """
     if arrays is None or len(arrays[0]) != bands:
         raise ItemError("crashed_decoder", "the decoder's answer makes no sense")
     return arrays
@@ -278,7 +287,8 @@ def is_vrt(uri: str) -> bool:
     return uri.lower().endswith(".vrt")
 
 
-def _reading_fields(reading: Reading) -> dict[str, Any]:
+def reading_fields(reading: Reading) -> dict[str, Any]:
+    """What a decoder must know of a reading, for JSON."""
     roots = [gdal_path(root) for root in reading.allow_vrt]
     return {"reading": asdict(reading), "roots": roots}
 
@@ -309,7 +319,7 @@ def _etags(paths: list[str], access: Access) -> list[str]:
     return found
 
 
-def _ask_raster(
+def ask_raster(
     kind: str,
     fields: dict[str, Any],
     uri: str,
@@ -317,7 +327,23 @@ def _ask_raster(
     limits: Limits,
     data: bytes = b"",
 ) -> tuple[Any, Arrays | None]:
+    """Have a question about a raster answered by a decoder, asked again if S3 fails.
+
+    Args:
+        kind: An answer of the module that reads it.
+        fields: What else it needs, for JSON.
+        uri: Location of the raster.
+        access: How to reach it.
+        limits: What it may take.
+        data: See ``Decoders.ask``.
+
+    Raises:
+        ItemError: As in ``decode_image``.
+        StoreError: The store did not answer.
+    """
     module = "jobs.inputs.raster_mosaic" if is_vrt(uri) else "jobs.inputs.rasters"
+    if kind in _OF_SCENES:
+        module = "jobs.inputs.raster_scenes"
     decoders = _decoders(module, os.getpid())
     place = {"path": gdal_path(uri), "options": s3_options(access)}
     ask = functools.partial(decoders.ask, kind, fields | place, data)

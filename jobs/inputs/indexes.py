@@ -16,6 +16,7 @@ import json
 import os
 import posixpath
 import re
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import InputError
+from jobs.mosaic import write_time
 from jobs.redact import redact
 from jobs.storage import S3, resolve
 
@@ -48,10 +50,12 @@ _ROWS: Final = 4096
 """Of a Parquet file, in memory at a time."""
 
 _ASSET_FIELDS: Final = ("href", "roles", "type")
+_TIME: Final = "datetime"
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
-Row = tuple[str, Any]
-"""Which row it is, for people, and the location that it holds, if it is text."""
+Row = tuple[str, Any, Any]
+"""Which row it is, for people, the location that it holds, if it is text, and what it
+says of when that was taken."""
 
 
 def is_index(location: str) -> bool:
@@ -76,10 +80,45 @@ def read_index(location: str, data: bytes, pick: Pick) -> list[str]:
     Raises:
         InputError: It cannot be read, or a row leads nowhere or where it must not.
     """
-    found: set[str] = set()
+    return sorted({uri for uri, _ in _read_rows(location, data, pick)})
+
+
+def read_dates(location: str, data: bytes, pick: Pick) -> dict[str, str]:
+    """When what an index names was taken, by location, as ISO 8601 in UTC.
+
+    That is the property ``datetime`` of an Item, or the column of that name. A row
+    without one is left out; of two of one location the later time counts.
+
+    Args:
+        location: Where the index lies.
+        data: Its bytes.
+        pick: What of a row to take.
+
+    Raises:
+        InputError: As in ``read_index``.
+    """
+    found: dict[str, str] = {}
+    for uri, said in _read_rows(location, data, pick):
+        time = _read_time(said)
+        if time:
+            found[uri] = max(time, found.get(uri, ""))
+    return found
+
+
+def _read_time(said: object) -> str:
+    try:
+        if isinstance(said, str):
+            said = datetime.fromisoformat(said.strip())
+        return write_time(said) if isinstance(said, datetime) else ""
+    except (ValueError, OverflowError):
+        return ""
+
+
+def _read_rows(location: str, data: bytes, pick: Pick) -> Iterator[tuple[str, Any]]:
+    """Locations, and what is said of their time."""
     count = 0
     try:
-        for where, value in _FORMS[PurePosixPath(location).suffix.lower()](
+        for where, value, said in _FORMS[PurePosixPath(location).suffix.lower()](
             location, data, pick
         ):
             count += 1
@@ -87,14 +126,13 @@ def read_index(location: str, data: bytes, pick: Pick) -> list[str]:
                 raise InputError(
                     f"{location} has more than {MAX_ROWS} rows; cut it in parts"
                 )
-            found.add(_locate(where, value, location))
+            yield _locate(where, value, location), said
     except (OSError, ValueError, csv.Error, RecursionError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:300]
         form = PurePosixPath(location).suffix
         raise InputError(
             f"{location} is no {form} file that can be read: {reason}"
         ) from error
-    return sorted(found)
 
 
 def _locate(where: str, value: object, index: str) -> str:
@@ -191,15 +229,15 @@ def _choose_asset(assets: Mapping[str, Any], where: str, pick: Pick) -> object:
 def _read_object(where: str, row: object, pick: Pick) -> Row:
     """A row of JSON: a location, an Item, a feature, or an object with columns."""
     if isinstance(row, str):
-        return where, row
+        return where, row, None
     if not isinstance(row, dict):
         raise InputError(f"{where} must be text or an object, got {type(row).__name__}")
     assets = row.get("assets")
-    if isinstance(assets, dict) and pick.column is None:
-        return where, _choose_asset(assets, where, pick)
     properties = row.get("properties") if row.get("type") == "Feature" else None
     columns = properties if isinstance(properties, dict) else row
-    return where, columns[_choose_column(columns, where, pick)]
+    if isinstance(assets, dict) and pick.column is None:
+        return where, _choose_asset(assets, where, pick), columns.get(_TIME)
+    return where, columns[_choose_column(columns, where, pick)], columns.get(_TIME)
 
 
 # Forms
@@ -222,21 +260,21 @@ def _read_json(location: str, data: bytes, pick: Pick) -> Iterator[Row]:
 
 
 def _read_lines(location: str, data: bytes, pick: Pick) -> Iterator[Row]:
-    for where, line in _read_text(location, data, pick):
+    for where, line, _ in _read_text(location, data, pick):
         yield _read_object(where, json.loads(line), pick)
 
 
 def _read_text(location: str, data: bytes, _pick: Pick) -> Iterator[Row]:
     for number, line in enumerate(_open_text(data), 1):
         if text := line.strip():
-            yield f"row {number} of {location}", text
+            yield f"row {number} of {location}", text, None
 
 
 def _read_csv(location: str, data: bytes, pick: Pick) -> Iterator[Row]:
     rows = csv.DictReader(_open_text(data), strict=True)
     column = _choose_column(rows.fieldnames or (), location, pick)
     for number, row in enumerate(rows, 2):
-        yield f"row {number} of {location}", row[column]
+        yield f"row {number} of {location}", row[column], row.get(_TIME)
 
 
 def _open_text(data: bytes) -> io.TextIOWrapper:
@@ -247,10 +285,13 @@ def _read_parquet(location: str, data: bytes, pick: Pick) -> Iterator[Row]:
     with pq.ParquetFile(pa.BufferReader(data)) as file:
         schema = file.schema_arrow
         assets = schema.field("assets").type if "assets" in schema.names else None
+        times = (
+            [_TIME] if _TIME in schema.names and _is_time(schema.field(_TIME).type) else []
+        )
         if pick.column is None and assets is not None and pa.types.is_struct(assets):
-            columns = _asset_columns(assets, location, pick)
+            columns = _asset_columns(assets, location, pick) + times
             for where, row in _batches(location, file, columns):
-                yield where, _choose_asset(row["assets"] or {}, where, pick)
+                yield where, _choose_asset(row["assets"] or {}, where, pick), row.get(_TIME)
             return
         column = _choose_column(schema.names, location, pick)
         if not _is_text(schema.field(column).type):
@@ -259,8 +300,8 @@ def _read_parquet(location: str, data: bytes, pick: Pick) -> Iterator[Row]:
                 f"{str(schema.field(column).type)[:100]}; name another one with "
                 "-c source_column=NAME"
             )
-        for where, row in _batches(location, file, [column]):
-            yield where, row[column]
+        for where, row in _batches(location, file, [column, *times]):
+            yield where, row[column], row.get(_TIME)
 
 
 def _asset_columns(assets: pa.StructType, location: str, pick: Pick) -> list[str]:
@@ -287,6 +328,10 @@ def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or _is_text(kind))
 
 
 _FORMS: Final[dict[str, Callable[[str, bytes, Pick], Iterator[Row]]]] = {

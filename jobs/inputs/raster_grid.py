@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jobs.spec import Reading
 
 _MAX_POINTS: Final = 10_000
-_MAX_SIDE: Final = 2**31 - 1
+MAX_SIDE: Final = 2**31 - 1
 
 _SLACK: Final = 1e-6
 """Parts of a pixel that a corner may miss a multiple by and still lie on it."""
@@ -167,24 +167,16 @@ def find_target(raster: DatasetReader, reading: Reading) -> Target | None:
     """
     if not reading.is_warped:
         return None
-    source = _require_place(raster)
+    source = require_place(
+        raster, "it cannot be put on another grid; leave crs and resolution out"
+    )
     crs = source if reading.crs is None else _parse_crs(reading.crs)
-    try:
-        with WarpedVRT(raster, src_crs=source, crs=crs, tolerance=0) as fitting:
-            transform, height, width = fitting.transform, fitting.height, fitting.width
-    except GDAL_ERRORS as error:
-        text = f"it cannot be put on {crs.to_string()[:60]}: {error.__cause__ or error}"
-        raise ItemError("unsupported", text[:300]) from error
-    natural = transform.a
+    natural, (left, bottom, right, top) = fit(raster, source, crs)
     size = reading.resolution or natural
-    left, top = transform.c, transform.f
-    right, bottom = left + width * transform.a, top + height * transform.e
-    if not all(map(math.isfinite, (left, top, right, bottom))):
-        raise ItemError("unsupported", f"it has no place in {crs.to_string()}")
-    first_col, last_col = _floor(left / size), -_floor(-right / size)
-    first_row, last_row = _floor(-top / size), -_floor(bottom / size)
+    first_col, last_col = floor(left / size), -floor(-right / size)
+    first_row, last_row = floor(-top / size), -floor(bottom / size)
     height, width = max(last_row - first_row, 1), max(last_col - first_col, 1)
-    if max(height, width) > _MAX_SIDE:
+    if max(height, width) > MAX_SIDE:
         raise ItemError("too_large", f"it would be {width} x {height} px of {size:g}")
     return Target(
         height=height,
@@ -195,8 +187,41 @@ def find_target(raster: DatasetReader, reading: Reading) -> Target | None:
     )
 
 
-def _require_place(raster: DatasetReader) -> CRS:
+def fit(
+    raster: DatasetReader, source: CRS, crs: CRS
+) -> tuple[float, tuple[float, float, float, float]]:
+    """The size of a pixel that fits a raster in a CRS, and its bounds there.
+
+    Args:
+        raster: Open for reading.
+        source: Its own CRS, or that of its control points.
+        crs: Where it is to be put.
+
+    Returns:
+        Units of the CRS; left, bottom, right and top.
+
+    Raises:
+        ItemError: ``unsupported``: it has no place there.
+    """
+    try:
+        with WarpedVRT(raster, src_crs=source, crs=crs, tolerance=0) as fitting:
+            transform, height, width = fitting.transform, fitting.height, fitting.width
+    except GDAL_ERRORS as error:
+        text = f"it cannot be put on {crs.to_string()[:60]}: {error.__cause__ or error}"
+        raise ItemError("unsupported", text[:300]) from error
+    left, top = transform.c, transform.f
+    right, bottom = left + width * transform.a, top + height * transform.e
+    if not all(map(math.isfinite, (left, top, right, bottom))):
+        raise ItemError("unsupported", f"it has no place in {crs.to_string()}")
+    return transform.a, (left, bottom, right, top)
+
+
+def require_place(raster: DatasetReader, consequence: str) -> CRS:
     """The CRS that a raster's pixels can be found in.
+
+    Args:
+        raster: Open for reading.
+        consequence: What follows where there is none, and what to do about it.
 
     Raises:
         ItemError: ``unsupported``: there is none.
@@ -212,17 +237,15 @@ def _require_place(raster: DatasetReader) -> CRS:
         text = "it has no CRS"
     else:
         return crs
-    raise ItemError(
-        "unsupported",
-        f"{text}, so it cannot be put on another grid; leave crs and resolution out",
-    )
+    raise ItemError("unsupported", f"{text}, so {consequence}")
 
 
 def _parse_crs(text: str) -> CRS:
     return CRS.from_user_input(text)
 
 
-def _floor(value: float) -> int:
+def floor(value: float) -> int:
+    """Round down what is not all but a whole number."""
     return math.floor(value + _SLACK)
 
 

@@ -94,7 +94,7 @@ def _read_chunk(
         "dst_crs": target.crs,
         # GDAL would find them for each chunk anew, and blur each in another way.
         "XSCALE": target.scale,
-        "YSCALE": target.scale,
+        "YSCALE": target.scale * abs(target.transform.a / target.transform.e),
     }
     bands = list(choice.bands)
     alpha = alpha_of(raster)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
     from jobs.inputs.frames import Arrays, Empty
+    from jobs.inputs.raster_grid import Target
 
 GDAL_OPTIONS: Final = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -112,7 +113,7 @@ def read_info(
             nothing; ``too_large``; or ``unsupported``: it cannot be read as wanted.
     """
     with open_raster(path, options) as raster:
-        _check_claim(raster, size)
+        check_claim(raster, size)
         if bands is not None:
             choose(raster, bands, reading)
         target = find_target(raster, reading)
@@ -159,21 +160,46 @@ def read_window(
         ItemError: ``undecodable``: a block of the file is damaged; ``too_large``;
             ``unsupported``; or ``input_changed``: the raster is smaller than that.
     """
-    row, col, height, width = window
     with open_raster(path, options) as raster:
         target = find_target(raster, reading)
-        place = raster if target is None else target
-        needed = max(reading.bands or (bands,))
-        is_inside = row + height <= place.height and col + width <= place.width
-        is_colored = raster.colorinterp[0].name == "palette"
-        if not is_inside or not (is_colored or needed <= raster.count):
-            raise ItemError("input_changed", "the raster is smaller than it was")
-        choice = choose(raster, bands, reading)
-        pixels, valid = empty(bands, height, width)
-        if target is None:
-            read_pixels(raster, window, choice, pixels, valid)
-        else:
-            read_warped(raster, target, window, choice, (pixels, valid))
+        return read_part(raster, target, window, bands=bands, empty=empty, reading=reading)
+
+
+def read_part(
+    raster: DatasetReader,
+    target: Target | None,
+    window: tuple[int, int, int, int],
+    *,
+    bands: int,
+    empty: Empty,
+    reading: Reading,
+) -> Arrays:
+    """Read a window of a raster that is open; see ``read_window``.
+
+    Args:
+        raster: Open for reading.
+        target: The grid that it is put on; None where it stays on its own.
+        window: Row, column, height and width on that grid.
+        bands: How many the bundle needs.
+        empty: Makes the arrays.
+        reading: What is read of the raster, and how.
+
+    Raises:
+        ItemError: As in ``read_window``.
+    """
+    row, col, height, width = window
+    place = raster if target is None else target
+    needed = max(reading.bands or (bands,))
+    is_inside = row + height <= place.height and col + width <= place.width
+    is_colored = raster.colorinterp[0].name == "palette"
+    if not is_inside or not (is_colored or needed <= raster.count):
+        raise ItemError("input_changed", "the raster is smaller than it was")
+    choice = choose(raster, bands, reading)
+    pixels, valid = empty(bands, height, width)
+    if target is None:
+        read_pixels(raster, window, choice, pixels, valid)
+    else:
+        read_warped(raster, target, window, choice, (pixels, valid))
     return pixels, valid
 
 
@@ -229,7 +255,7 @@ def _check_blocks(raster: DatasetReader) -> None:
         )
 
 
-def _check_claim(raster: DatasetReader, size: int | None) -> None:
+def check_claim(raster: DatasetReader, size: int | None) -> None:
     """Refuse a header that claims more blocks than the file has room to list.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from jobs.errors import InputError, ItemError
 from jobs.inputs.decoding import image_size
-from jobs.inputs.indexes import is_index, max_bytes, read_index
+from jobs.inputs.indexes import is_index, max_bytes, read_dates, read_index
 from jobs.prefetch import map_ahead
 from jobs.shards import Item
 from jobs.spec import Pick
@@ -91,15 +91,7 @@ def _find_named(store: Store, index: Object, limit: int | None, pick: Pick) -> l
     Keys are what follows the deepest folder that holds all of them, so two files of
     one name keep the folders that tell them apart; without any, it is the whole URI.
     """
-    if index.size > max_bytes(index.uri):
-        raise InputError(
-            f"{index.uri} has {index.size} bytes, an index of its form may have "
-            f"{max_bytes(index.uri)}; cut it in parts, or make it Parquet"
-        )
-    try:
-        data = store.read(index.uri, etag=index.etag)
-    except ItemError as error:
-        raise InputError(f"{error.message}; check the index") from error
+    data = _read_index(store, index)
     uris = read_index(index.uri, data, pick)
     if not uris:
         raise InputError(f"{index.uri} names nothing; check the index")
@@ -111,6 +103,33 @@ def _find_named(store: Store, index: Object, limit: int | None, pick: Pick) -> l
         Item(uri=uri, key=uri.removeprefix(root), size=0, etag="") for uri in uris[:limit]
     )
     return list(map_ahead(functools.partial(refresh, store), named, threads=_LOOKERS))
+
+
+def find_dates(store: Store, source: str, pick: Pick) -> dict[str, str]:
+    """When the items of a source were taken, as an index says it; see ``read_dates``.
+
+    Raises:
+        InputError: The index is wrong.
+        StoreError: The store does not answer.
+    """
+    if not is_index(source):
+        return {}
+    _, found = store.match(source)
+    if [one.uri for one in found] != [source]:
+        return {}
+    return read_dates(source, _read_index(store, found[0]), pick)
+
+
+def _read_index(store: Store, index: Object) -> bytes:
+    if index.size > max_bytes(index.uri):
+        raise InputError(
+            f"{index.uri} has {index.size} bytes, an index of its form may have "
+            f"{max_bytes(index.uri)}; cut it in parts, or make it Parquet"
+        )
+    try:
+        return store.read(index.uri, etag=index.etag)
+    except ItemError as error:
+        raise InputError(f"{error.message}; check the index") from error
 
 
 def refresh(store: Store, item: Item) -> Item:

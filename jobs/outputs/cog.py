@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,7 +24,7 @@ from jobs.outputs.pieces import count_own, list_images, read_piece
 from jobs.windows import COG_TILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -66,6 +66,9 @@ class Legend:
     source: str = ""
     """Key of the raster that was mapped."""
 
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Further metadata."""
+
     def tags(self) -> dict[str, str]:
         """Metadata of the file."""
         names = {str(i): info.name for i, info in enumerate(self.bundle.classes)}
@@ -74,6 +77,7 @@ class Legend:
             "ATROUS_BUNDLE": self.bundle.digest,
             "ATROUS_FINGERPRINT": self.fingerprint,
             "ATROUS_SOURCE": self.source,
+            **self.more,
         }
 
     def colors(self) -> dict[int, tuple[int, int, int, int]]:

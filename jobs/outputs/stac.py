@@ -128,7 +128,7 @@ def describe_raster(  # noqa: PLR0913 - all that an Item tells
     }
     if bounds is not None:
         item["bbox"] = bounds
-    return _to_json(item)
+    return to_json(item)
 
 
 def write_collection(
@@ -344,5 +344,6 @@ def _find_resolution(fields: dict[str, Any], raster: Placed) -> float | None:
     return float(f"{metres:.6g}") if math.isfinite(metres) and metres > 0 else None
 
 
-def _to_json(fields: dict[str, Any]) -> bytes:
+def to_json(fields: dict[str, Any]) -> bytes:
+    """Always the same text for the same fields."""
     return json.dumps(fields, sort_keys=True, indent=1, allow_nan=False).encode()

@@ -46,7 +46,7 @@ def main() -> None:
         make_bundle(root / "free.safetensors")
         command = [Path(sys.executable).with_name("atrous"), "map", "big.tif", "run"]
         command += ["--bundle", "free.safetensors", "--replicas", str(options.replicas)]
-        command += ["-c", f"block={options.block}", "--device", "cpu"]
+        command += ["-c", f"block={options.block}", "-c", "device=cpu"]
         started = time.perf_counter()
         blocks = (-(-options.side // options.block)) ** 2
         ledger = root / "run" / "ledger"

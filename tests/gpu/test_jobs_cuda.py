@@ -31,7 +31,7 @@ def start(device, bundle):
     from jobs.cli import main
 
     def run(job, source, folder, *options):
-        place = ["--local", "--device", device, "--bundle", str(bundle)]
+        place = ["--local", "-c", f"device={device}", "--bundle", str(bundle)]
         with pytest.raises(SystemExit) as stop:
             main([job, str(source), str(folder), *place, *options])
         assert stop.value.code == 0

@@ -246,6 +246,25 @@ def test_the_cut_changes_no_pixel(data):
             assert (part == whole[row : row + height, col : col + width]).all()
 
 
+@given(st.data())
+def test_bounds_hold_every_pixel_and_reach_the_outermost_corners(data):
+    number = st.floats(-30, 60, allow_nan=False)
+    ring = data.draw(st.lists(st.tuples(number, number), min_size=3, max_size=6))
+    corners = np.array([*ring, ring[0]])
+    inside = Inside(polygons=((corners,),), height=17, width=16)
+    bounds = inside.bounds
+    assert (bounds is not None) == inside.touches
+    if bounds is None:
+        return
+    covered = inside.cover(Window(row=0, col=0, height=17, width=16))
+    rows, cols = np.nonzero(covered)
+    assert ((rows >= bounds.row) & (rows < bounds.stop_row)).all()
+    assert ((cols >= bounds.col) & (cols < bounds.stop_col)).all()
+    assert bounds.row == max(0, int(np.floor(corners[:, 1].min())))
+    assert bounds.stop_col == min(16, int(np.ceil(corners[:, 0].max())))
+    assert 0 < bounds.height <= 17 - bounds.row
+
+
 def test_neighbours_share_no_pixel_and_leave_none():
     crs, place = PLACES["degrees"]
     halves = ["-71.2,41.9,-70.8,42", "-71.2,42,-70.8,42.1", "-71.2,41.9,-70.8,42.1"]

@@ -60,6 +60,7 @@ ANOTHER = {  # a value of each setting that is not its default
     "block": 512,
     "confidence": True,
     "probabilities": ("water", "3"),
+    "mosaic": "recent",
     "compression": "deflate",
     "tile": 1024,
     "overlap": 256,

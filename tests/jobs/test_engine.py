@@ -70,7 +70,7 @@ def test_replicas_fill_the_cluster(connected):
 
 def test_a_device_that_is_not_there_is_refused(connected):
     assert connected.gpus == 0
-    with pytest.raises(InputError, match="--device cuda needs a GPU, the cluster has none"):
+    with pytest.raises(InputError, match="device=cuda needs a GPU, the cluster has none"):
         size_of(device="cuda")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.inputs import indexes
-from jobs.inputs.indexes import read_index
+from jobs.inputs.indexes import read_dates, read_index
 from jobs.inputs.sources import RASTER_SUFFIXES, find_items
 from jobs.map_job import MapJob
 from jobs.spec import Pick
@@ -366,3 +366,67 @@ def test_a_hundred_thousand_rows_are_nothing():
     data = parquet_of(rows)
     found = read_index("/i/x.parquet", data, Pick())
     assert found == [f"s3://bucket/{number:06d}.tif" for number in sorted(numbers)]
+
+
+# When what is named was taken
+
+EAST = dt.timezone(dt.timedelta(hours=2))
+TIMES = {
+    "s3://b/1.tif": dt.datetime(2020, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
+    "s3://b/2.tif": dt.datetime(2021, 1, 1, 0, 30, tzinfo=EAST),
+    "s3://b/3.tif": None,
+}
+SAID = {
+    "s3://b/1.tif": "2020-01-02T03:04:05.000000+00:00",
+    "s3://b/2.tif": "2020-12-31T22:30:00.000000+00:00",
+}
+TEXTS = [
+    {"uri": uri, "datetime": time and time.isoformat().replace("+00:00", "Z")}
+    for uri, time in TIMES.items()
+]
+
+
+def items_at():
+    items = [item_of(uri, uri) for uri in TIMES]
+    for item, row in zip(items, TEXTS, strict=True):
+        item["properties"]["datetime"] = row["datetime"]
+    return items
+
+
+DATED = {
+    "x.json": json.dumps({"type": "FeatureCollection", "features": items_at()}).encode(),
+    "y.json": json.dumps(TEXTS).encode(),
+    "x.jsonl": as_lines(TEXTS),
+    "x.csv": b"uri,datetime\n"
+    + b"".join(f"{row['uri']},{row['datetime'] or ''}\n".encode() for row in TEXTS),
+    "x.parquet": parquet_of(TEXTS),
+    "y.parquet": parquet_of([{"uri": uri, "datetime": t} for uri, t in TIMES.items()]),
+    "z.parquet": parquet_of(
+        [
+            {"assets": {"data": {"href": uri, "roles": ["data"]}}, "datetime": time}
+            for uri, time in TIMES.items()
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DATED)
+def test_each_form_says_when_scenes_were_taken(name):
+    assert read_index(f"s3://b/{name}", DATED[name], Pick()) == list(TIMES)
+    assert read_dates(f"s3://b/{name}", DATED[name], Pick()) == SAID
+
+
+@pytest.mark.parametrize("said", ["soon", 5, None, True, [2020], "2020-13-01", ""])
+def test_what_is_no_time_is_none(said):
+    data = json.dumps([{"uri": "s3://b/a", "datetime": said}]).encode()
+    assert read_dates("s3://b/x.json", data, Pick()) == {}
+
+
+def test_the_later_of_two_times_counts():
+    rows = [{"uri": "s3://b/a", "datetime": f"{year}-01-01"} for year in (2021, 2023, 2022)]
+    found = read_dates("s3://b/x.json", json.dumps(rows).encode(), Pick())
+    assert found == {"s3://b/a": "2023-01-01T00:00:00.000000+00:00"}
+
+
+def test_a_list_says_nothing_of_time():
+    assert read_dates("s3://b/x.txt", b"a.tif\nb.tif\n", Pick()) == {}

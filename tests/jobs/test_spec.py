@@ -92,6 +92,7 @@ FIELDS = {
         "compression": (RESULT, "deflate"),
         "confidence": (RESULT, True),
         "probabilities": (RESULT, ("class 1", "3")),
+        "mosaic": (RESULT, "recent"),
     },
     Access: {
         "endpoint_url": (NEUTRAL, "http://127.0.0.1:9000"),

@@ -82,8 +82,17 @@ def test_a_recount_takes_the_place_of_what_was_counted():
         record(1, items_done=0, dead_letters=(letter("/b"),), pixels_done=5),
     )
     tally.recount([block, block])
-    assert (tally.dead, tally.counts["pixels_dead"]) == (2, 126)
-    assert tally.pixels == 131
+    assert (tally.dead, tally.pixels) == (2, 68)
+
+
+def test_a_block_that_was_done_again_counts_once():
+    again = record(0, items_done=1, pixels_done=40, pixels_nodata=23)
+    block = letter("/a", row=0, col=0, height=7, width=9)
+    before = record(0, items_done=0, dead_letters=(block,), pixels_dead=63)
+    tally = tally_of(before, again)
+    tally.recount([])
+    tally.forget(before)
+    assert (tally.dead, tally.pixels, tally.counts["pixels_dead"]) == (0, 63, 0)
 
 
 def test_a_tally_does_not_grow_with_its_records():

@@ -194,7 +194,7 @@ def test_blocks_of_a_vrt_are_mapped(scenes, make_spec):
 def test_a_source_that_changes_while_it_is_read_is_noticed(scenes, monkeypatch):
     from jobs.inputs import decoding
 
-    path, real = mosaic(scenes), decoding._ask_raster
+    path, real = mosaic(scenes), decoding.ask_raster
 
     def ask(kind, *arguments):
         answer = real(kind, *arguments)
@@ -202,7 +202,7 @@ def test_a_source_that_changes_while_it_is_read_is_noticed(scenes, monkeypatch):
             os.utime(scenes / "1.tif", ns=(0, 0))
         return answer
 
-    monkeypatch.setattr(decoding, "_ask_raster", ask)
+    monkeypatch.setattr(decoding, "ask_raster", ask)
     with pytest.raises(ItemError) as caught:
         read_all(path, allow(scenes))
     assert caught.value.code == "input_changed"

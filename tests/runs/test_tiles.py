@@ -20,7 +20,7 @@ def command(*words):
 
 
 def options_of(bundle, tiling):
-    words = ["--bundle", bundle, "--local", "--device", "cpu"]
+    words = ["--bundle", bundle, "--local", "-c", "device=cpu"]
     for name in ("tile", "overlap", "blend"):
         words += ["-c", f"{name}={getattr(tiling, name)}"]
     return words
