@@ -34,7 +34,7 @@ from jobs.prefetch import map_ahead
 from jobs.shards import Item, Refusal, Shard, group_wholes
 from jobs.storage import changed, join, open_store
 from jobs.wholes import Made, add_up
-from jobs.windows import check_block, count_blocks, cut_blocks
+from jobs.windows import check_block, count_blocks, cut_blocks, slice_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -154,7 +154,7 @@ class MapJob(Job):
         self._check_unchanged(item)
         if inside is not None:
             valid &= find_needed(grid, block.core, reach, inside)
-        if not valid[_inside(reach, block.core)].any():
+        if not valid[slice_of(reach, block.core)].any():
             valid = np.zeros_like(valid)
         return Image(item=item, pixels=pixels, valid=valid, region=region, wanted=inside)
 
@@ -395,8 +395,3 @@ def _block_of(shard: Shard, item: Item) -> Block:
     if block is None:
         raise ValueError(f"shard {shard.index} of a map has no block of {item.key}")
     return block
-
-
-def _inside(outer: Window, inner: Window) -> tuple[slice, slice]:
-    row, col = inner.row - outer.row, inner.col - outer.col
-    return slice(row, row + inner.height), slice(col, col + inner.width)

@@ -35,7 +35,7 @@ from jobs.mosaic_survey import survey, to_window
 from jobs.outputs.stac import to_json
 from jobs.shards import MOSAIC, Refusal, Shard
 from jobs.storage import open_store
-from jobs.windows import check_block, cut_blocks
+from jobs.windows import check_block, cut_blocks, slice_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -116,7 +116,7 @@ class MosaicJob(MapJob):
         self._check_unchanged(item)
         if inside is not None:
             valid &= find_needed(tiles, core, reach, inside)
-        if not valid[_inside(reach, core)].any():
+        if not valid[slice_of(reach, core)].any():
             valid = np.zeros_like(valid)
         region = Region(height=box.height, width=box.width, core=core, read=reach)
         return Image(
@@ -253,8 +253,3 @@ def _block_of(shard: Shard) -> Block:
     if shard.block is None:
         raise ValueError(f"shard {shard.index} of a mosaic has no block")
     return shard.block
-
-
-def _inside(outer: Window, inner: Window) -> tuple[slice, slice]:
-    row, col = inner.row - outer.row, inner.col - outer.col
-    return slice(row, row + inner.height), slice(col, col + inner.width)

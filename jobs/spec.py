@@ -117,19 +117,17 @@ class Product:
     """Whether each mask gets a COG of probabilities beside it."""
 
     probabilities: tuple[str, ...] | None = None
-    """Names or ids of classes that get a COG of their own probabilities, or ``all``."""
+    """Names or ids of classes that get a COG of theirs, or ``all``."""
 
     mosaic: Mosaic | None = None
-    """Which scene wins where several lie on each other in one raster of all of them;
-    None for a raster of each."""
+    """Which scene wins in one raster of all of them; None for a raster of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What decoding one image may take; what needs more becomes a dead letter.
+    """What decoding one image may take; what needs more is a dead letter, for now.
 
-    Neutral: they change no mask, only whether there is one, and a retry with other
-    limits does what these refused.
+    Neutral: they change no mask, only whether there is one. A retry may have others.
     """
 
     seconds: float = 10.0
@@ -345,8 +343,7 @@ class Spec:
         Raises:
             InputError: The bundle has no such class.
         """
-        asked = self.product.probabilities
-        return choose_classes("probabilities", asked, self.bundle)
+        return choose_classes("probabilities", self.product.probabilities, self.bundle)
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be resumed."""

@@ -56,3 +56,9 @@ def cut_blocks(height: int, width: int, block: int, *, grid: str = "") -> Iterat
                 grid="" if number else grid,
             )
             number += 1
+
+
+def slice_of(outer: Window, inner: Window) -> tuple[slice, slice]:
+    """Rows and columns of a window in an array of the one around it."""
+    row, col = inner.row - outer.row, inner.col - outer.col
+    return slice(row, row + inner.height), slice(col, col + inner.width)

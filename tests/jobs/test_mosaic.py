@@ -130,13 +130,9 @@ def test_scenes_are_merged_as_a_stack_of_them_would_be(data, count, by_confidenc
     winner = sure.argmax(axis=0)[np.newaxis]
     expected = np.take_along_axis(masks, winner, axis=0)[0]
     np.testing.assert_array_equal(canvas.found.mask, expected)
-    has_data = expected != 255
-    inverse, number = canvas.found.probabilities
-    np.testing.assert_array_equal(number[has_data], winner[0][has_data])
-    np.testing.assert_array_equal(
-        inverse[has_data], 255 - canvas.found.confidence[has_data]
-    )
-    assert not inverse[~has_data].any()
+    inverse, number = np.where(expected == 255, 0, canvas.found.probabilities)
+    assert (number == np.where(expected == 255, 0, winner[0])).all()
+    assert (inverse == np.where(expected == 255, 0, 255 - canvas.found.confidence)).all()
     if by_confidence:
         best = np.take_along_axis(sure, winner, axis=0)[0]
         np.testing.assert_array_equal(canvas.found.confidence, best.clip(0))

@@ -91,8 +91,32 @@ def test_a_block_that_was_done_again_counts_once():
     before = record(0, items_done=0, dead_letters=(block,), pixels_dead=63)
     tally = tally_of(before, again)
     tally.recount([])
-    tally.forget(before)
+    tally.forget(before, [block])
     assert (tally.dead, tally.pixels, tally.counts["pixels_dead"]) == (0, 63, 0)
+
+
+def test_of_a_shard_of_rasters_only_those_done_again_are_forgotten():
+    """Three of 63 px: one is done, of two dead ones one is done again."""
+    first, second = (letter(key, row=0, col=0, height=7, width=9) for key in ("/a", "/b"))
+    before = record(
+        0, items_done=1, dead_letters=(first, second), pixels_done=63, pixels_dead=126
+    )
+    tally = tally_of(before, record(0, items_done=1, pixels_done=60, pixels_nodata=3))
+    tally.recount([second])
+    tally.forget(before, [first])
+    assert (tally.counts["pixels_done"], tally.counts["pixels_dead"]) == (123, 63)
+    assert tally.pixels == 3 * 63
+
+
+def test_a_block_of_a_mosaic_is_forgotten_with_what_its_other_scenes_gave():
+    scene = letter("/a", row=0, col=0, height=7, width=9)
+    before = record(
+        0, items_done=1, dead_letters=(scene,), pixels_done=30, pixels_nodata=33
+    )
+    tally = tally_of(before, record(0, items_done=2, pixels_done=63))
+    tally.recount([])
+    tally.forget(before, [scene])
+    assert (tally.counts["pixels_done"], tally.pixels) == (63, 63)
 
 
 def test_a_tally_does_not_grow_with_its_records():
