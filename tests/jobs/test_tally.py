@@ -98,9 +98,8 @@ def test_a_block_that_was_done_again_counts_once():
 def test_of_a_shard_of_rasters_only_those_done_again_are_forgotten():
     """Three of 63 px: one is done, of two dead ones one is done again."""
     first, second = (letter(key, row=0, col=0, height=7, width=9) for key in ("/a", "/b"))
-    before = record(
-        0, items_done=1, dead_letters=(first, second), pixels_done=63, pixels_dead=126
-    )
+    dead = {"dead_letters": (first, second), "pixels_dead": 126}
+    before = record(0, items=3, items_done=1, pixels_done=63, **dead)
     tally = tally_of(before, record(0, items_done=1, pixels_done=60, pixels_nodata=3))
     tally.recount([second])
     tally.forget(before, [first])
