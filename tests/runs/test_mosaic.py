@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
+from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform
 from rio_cogeo import cog_validate
@@ -290,6 +291,8 @@ def test_a_scene_that_is_lost_is_found_by_a_retry(  # noqa: PLR0913, PLR0917
     assert command("verify", run, "--deep") == 0
     assert_equal(run, full)
     assert not [*(run / "pieces").glob("*")]
+    links = json.loads((run / "rasters" / "collection.json").read_text())["links"]
+    assert [one["href"] for one in links if one["rel"] == "item"] == ["./mosaic.json"]
     capsys.readouterr()
     command("status", run, "--json")
     pixels = json.loads(capsys.readouterr().out)["pixels"]
@@ -487,3 +490,20 @@ def test_a_scene_that_changed_is_never_mixed_in(scenes, linear, tmp_path):
     assert {letter[0::3] for letter in letters(run)} == {("b.tif", "input_changed")}
     np.testing.assert_array_equal(read(run)[0], before)
     assert command("verify", run, "--deep") == 0
+
+
+def test_control_points_are_a_place(linear, tmp_path):
+    path = tmp_path / "a.tif"
+    write(path, (120, 150), Affine.identity(), seed=1, crs=None)
+    with rasterio.open(path, "r+") as target:
+        corners = [(0, 0), (0, 150), (120, 0), (120, 150)]
+        points = [
+            GroundControlPoint(row, col, LEFT + 0.6 * col, TOP - 0.5 * row - 0.1 * col)
+            for row, col in corners
+        ]
+        target.gcps = points, rasterio.crs.CRS.from_string(UTM)
+    run = map_scenes(path, tmp_path / "run", linear, "--mosaic", "first")
+    lone = map_scenes(path, tmp_path / "alone", linear, "-c", f"crs={UTM}")
+    for found, expected in zip(read(run), read(lone, "a.tif"), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert (read(run)[0] != 255).mean() > 0.5
