@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs.clean_names import References
-from jobs.errors import StoreError
+from jobs.errors import ItemError, StoreError
 from jobs.folder import require_job
 from jobs.outputs.files import SCRATCH
 from jobs.prefetch import map_ahead
@@ -197,7 +197,7 @@ class _Search:
                 size=one.size,
                 age_s=age.total_seconds(),
             )
-            yield leftover, functools.partial(self._store.delete, one.uri)
+            yield leftover, functools.partial(self._delete, one)
 
     def uploads(self, older_than: timedelta) -> Iterator[Removal]:
         """Uploads that are old enough."""
@@ -209,6 +209,12 @@ class _Search:
             name = f"{upload.uri.removeprefix(f'{self._run}/')} ({upload.id})"
             leftover = Leftover(kind="upload", name=name, size=0, age_s=age.total_seconds())
             yield leftover, functools.partial(self._store.abort, upload)
+
+    def _delete(self, one: Object) -> None:
+        # A retry calls its COGs as the run did: one may have come since the listing.
+        with contextlib.suppress(ItemError):
+            if self._store.stat(one.uri).etag == one.etag:
+                self._store.delete(one.uri)
 
     def _objects(self, references: References) -> Iterator[tuple[str, Object]]:
         yield from self._temporary()

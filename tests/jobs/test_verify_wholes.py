@@ -352,3 +352,21 @@ def test_what_a_retry_may_yet_name_stays(build_chips, local):
     built.work_off(planned)
     assert sweep(built).counts.total() == 0
     assert look(built, deep=True).counts == {}
+
+
+@pytest.mark.usefixtures("later")
+def test_what_a_retry_puts_in_the_place_of_a_leftover_stays(
+    build_chips, local, monkeypatch
+):
+    built = build_chips(local)
+    built.work_off(built.start(), dead={"d.tif"})
+    built.write("rasters/d.tif", b"late")
+    delete, news = clean._Search._delete, b"what a retry has made"
+
+    def retry_first(self, one):
+        built.write("rasters/d.tif", news)
+        delete(self, one)
+
+    monkeypatch.setattr(clean._Search, "_delete", retry_first)
+    sweep(built)
+    assert built.read("rasters/d.tif") == news
