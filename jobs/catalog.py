@@ -67,7 +67,7 @@ def _list_made(store: Store, folder: str) -> Iterator[tuple[Item, Block]]:
         if here is not None:
             record = next(records, None)
         made = [] if here is None else done_items(shard, here)
-        for item, block in shard.parts:
+        for item, block in shard.rasters:
             if block is None or not block.grid:
                 continue
             if item in made or not shard.is_whole:

@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
@@ -59,6 +59,8 @@ _NAMED: Final = 10
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MosaicJob(MapJob):
     """Scenes in, one COG out."""
+
+    readers: ClassVar[int] = 1  # a scene may be as large as the block
 
     def plan(self) -> Iterator[Shard]:
         """Cut the mosaic into blocks, each with the scenes that touch it.

@@ -129,6 +129,11 @@ class Shard:
         blocks = self.blocks or (self.block,) * len(self.items)
         return tuple(zip(self.items, blocks, strict=True))
 
+    @property
+    def rasters(self) -> tuple[tuple[Item, Block | None], ...]:
+        """Each item that is mapped, with its block: a mosaic, and not its scenes."""
+        return self.parts[:1] if self.is_mosaic else self.parts
+
     def block_of(self, item: Item) -> Block | None:
         """The block of one of the items."""
         return self.blocks[self.items.index(item)] if self.blocks else self.block

@@ -194,7 +194,7 @@ class _Order:
     def take(self, shard: Shard) -> Iterator[str]:
         """What should be there in place of a shard."""
         # A mosaic comes first, and its scenes in the order in which they win.
-        for item, block in shard.parts[:1] if shard.is_mosaic else shard.parts:
+        for item, block in shard.rasters:
             yield from self._take(item.uri, block)
 
     def _take(self, uri: str, block: Block | None) -> Iterator[str]:

@@ -109,10 +109,9 @@ def test_of_a_shard_of_rasters_only_those_done_again_are_forgotten():
 
 def test_a_block_of_a_mosaic_is_forgotten_with_what_its_other_scenes_gave():
     scene = letter("/a", row=0, col=0, height=7, width=9)
-    before = record(
-        0, items_done=1, dead_letters=(scene,), pixels_done=30, pixels_nodata=33
-    )
-    tally = tally_of(before, record(0, items_done=2, pixels_done=63))
+    pixels = {"pixels_done": 30, "pixels_nodata": 33}
+    before = record(0, items=2, items_done=1, dead_letters=(scene,), **pixels)
+    tally = tally_of(before, record(0, items=2, items_done=2, pixels_done=63))
     tally.recount([])
     tally.forget(before, [scene])
     assert (tally.counts["pixels_done"], tally.pixels) == (63, 63)

@@ -91,7 +91,7 @@ def test_images_that_share_batches_keep_their_rows(
     monkeypatch.setitem(BATCH, "cpu", 2)
     summary = run_job(run_local, "label", source, tmp_path / "shared", linear, cut=cut)
     assert sizes == [5, 3]  # sixteen tiles and more, then the rest
-    assert summary["dead_letters"] == {"not_an_image": 1}
+    assert summary["dead_letter_codes"] == {"not_an_image": 1}
     assert rows(tmp_path / "shared") == rows(tmp_path / "alone")
 
 
