@@ -132,6 +132,8 @@ def plan(
     click.echo(f"  items   {found['items']}, {found['bytes'] / 1e6:.1f} MB")
     click.echo(f"  pixels  {found['pixels'] / 1e6:.1f} M in {found['tiles']} tiles")
     click.echo(f"  tiles   {_describe_tiles(found)}")
+    if found["read_amplification"] is not None:
+        click.echo(f"  reading {found['read_amplification']:g} px are decoded for each px")
     click.echo(f"  refused {found['refused']}")
     click.echo(f"  shards  {found['shards']}")
     click.echo(f"start it: {shlex.join(['atrous', job, source, 'RUN', *_typed(job)])}")

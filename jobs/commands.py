@@ -38,7 +38,7 @@ from jobs.spec import (
     Tiles,
 )
 from jobs.storage import Access, open_store, resolve
-from jobs.windows import check_block, count_blocks
+from jobs.windows import amplification, check_block, count_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,14 +178,18 @@ def preview_plan(request: Request) -> dict[str, Any]:
     spec = make_spec(request, bundle, Compute())
     tiling = spec.tiling
     if spec.product.mosaic is not None:
-        return _describe_plan(spec, _count_mosaic(spec))
+        return _describe_plan(spec, _count_mosaic(spec), None)
     found = dict.fromkeys(("items", "bytes", "pixels", "tiles", "refused", "shards"), 0)
+    decoded = decoded_of = 0
     plan = JOBS[spec.job](spec=spec).plan()
     for _, group in itertools.groupby(plan, key=lambda shard: shard.items):
         parts = list(group)
         found["shards"] += len(parts)
         found["items"] += len(parts[0].items)
         found["bytes"] += parts[0].size
+        for part in parts:
+            decoded += part.decoded[0]
+            decoded_of += part.decoded[1]
         for size in _sizes(parts[0], spec.access):
             if size is None:
                 found["refused"] += 1
@@ -194,7 +198,7 @@ def preview_plan(request: Request) -> dict[str, Any]:
             grid = TileGrid(height=height, width=width, tiling=tiling)
             found["pixels"] += height * width
             found["tiles"] += grid.count
-    return _describe_plan(spec, found)
+    return _describe_plan(spec, found, amplification(decoded, decoded_of))
 
 
 def _count_mosaic(spec: Spec) -> dict[str, int]:
@@ -215,7 +219,9 @@ def _count_mosaic(spec: Spec) -> dict[str, int]:
     }
 
 
-def _describe_plan(spec: Spec, found: dict[str, int]) -> dict[str, Any]:
+def _describe_plan(
+    spec: Spec, found: dict[str, int], often: float | None
+) -> dict[str, Any]:
     tiling = spec.tiling
     seen = found["tiles"] * tiling.tile**2
     return {
@@ -224,6 +230,7 @@ def _describe_plan(spec: Spec, found: dict[str, int]) -> dict[str, Any]:
         **found,
         **asdict(tiling),
         "waste": round(seen / found["pixels"], 2) if found["pixels"] else None,
+        "read_amplification": often,
     }
 
 

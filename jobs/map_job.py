@@ -34,7 +34,7 @@ from jobs.prefetch import map_ahead
 from jobs.shards import Item, Refusal, Shard, group_wholes
 from jobs.storage import changed, join, open_store
 from jobs.wholes import Made, add_up
-from jobs.windows import check_block, count_blocks, cut_blocks, slice_of
+from jobs.windows import check_block, count_blocks, count_decoded, cut_blocks, slice_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -68,10 +68,9 @@ class MapJob(Job):
         Raises:
             InputError: There is no raster, or the block size is wrong.
         """
-        block = self.spec.cut.block
-        check_block(block)
-        store = open_store(self.spec.access)
         spec = self.spec
+        check_block(spec.cut.block)
+        store = open_store(spec.access)
         suffixes = raster_suffixes(spec.reading)
         items = find_items(store, spec.source, suffixes, limit=spec.limit, pick=spec.pick)
         headers = map_ahead(self._inspect, items, threads=_HEADER_READERS)
@@ -105,9 +104,13 @@ class MapJob(Job):
         if isinstance(header, Refusal):
             yield Shard(index=0, items=(item,), refusal=header)
             return
-        side, grid = self.spec.cut.block, header.grid
-        for part in cut_blocks(header.height, header.width, side, grid=grid):
-            yield Shard(index=0, items=(item,), block=part)
+        size, side = (header.height, header.width), self.spec.cut.block
+        tiles = TileGrid(height=size[0], width=size[1], tiling=self.spec.tiling)
+        for part in cut_blocks(*size, side, grid=header.grid):
+            decoded = 0
+            if header.stored is not None:
+                decoded = count_decoded(tiles.reach(part.core), header.stored, size)
+            yield Shard(index=0, items=(item,), block=replace(part, decoded=decoded))
 
     def _recut(self, shards: list[Shard]) -> Iterator[Shard]:
         """The dead blocks of a raster, as its object allows now."""

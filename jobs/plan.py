@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from deeplab.tiles import Window
 from jobs.errors import RunError
 from jobs.shards import MOSAIC, Block, Item, Refusal, Shard
+from jobs.windows import amplification
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,6 +40,7 @@ SCHEMA: Final = pa.schema(
         pa.field("col", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("width", pa.int32()),
+        pa.field("decoded", pa.int64()),
         pa.field("refusal_code", pa.string()),
         pa.field("refusal_message", pa.string()),
     ]
@@ -61,6 +63,17 @@ class Totals:
 
     digest: str
     """16 hex digits over every item, whatever the shards."""
+
+    decoded: int = 0
+    """Pixels that files decode for the blocks of which that is known, and"""
+
+    decoded_of: int = 0
+    """pixels of these blocks."""
+
+    @property
+    def read_amplification(self) -> float | None:
+        """How often a pixel is decoded on average; None where that is not known."""
+        return amplification(self.decoded, self.decoded_of)
 
 
 def write_plan(shards: Iterable[Shard], path: Path, *, about: dict[str, Any]) -> Totals:
@@ -118,6 +131,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self._items = self._shards = self._size = self._pixels = 0
+        self._decoded = self._decoded_of = 0
         self._hash = hashlib.sha256()
         self._last = ""
         self._scenes: dict[str, Item] = {}
@@ -134,6 +148,9 @@ class _Tally:
     def add(self, shard: Shard) -> None:
         self._shards += 1
         self._pixels += shard.pixels
+        decoded, of = shard.decoded
+        self._decoded += decoded
+        self._decoded_of += of
         if shard.is_mosaic:
             self._scenes |= {item.uri: item for item in shard.scenes}
         for item in shard.items[:1] if shard.is_mosaic else shard.items:
@@ -156,6 +173,8 @@ class _Tally:
             size=self._size,
             pixels=self._pixels,
             digest=self._hash.hexdigest()[:16],
+            decoded=self._decoded,
+            decoded_of=self._decoded_of,
         )
 
 
@@ -172,7 +191,7 @@ def _to_row(shard: Shard, item: Item, block: Block | None) -> dict[str, Any]:
         row |= {"raster_height": block.height, "raster_width": block.width}
         row |= {"block": block.number, "row": core.row, "col": core.col}
         row |= {"height": core.height, "width": core.width}
-        row |= {"raster_grid": block.grid or None}
+        row |= {"raster_grid": block.grid or None, "decoded": block.decoded or None}
     if shard.refusal is not None:
         row |= {"refusal_code": shard.refusal.code}
         row |= {"refusal_message": shard.refusal.message}
@@ -205,4 +224,5 @@ def _to_block(row: dict[str, Any]) -> Block:
         height=row["raster_height"],
         width=row["raster_width"],
         grid=row["raster_grid"] or "",
+        decoded=row["decoded"] or 0,
     )

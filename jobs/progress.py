@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _LOG_EVERY_S: Final = 30.0
 _DRAW_EVERY_S: Final = 0.2
+_OFTEN: Final = 2.0
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 
@@ -41,6 +42,12 @@ class ProgressLine:
             f"{planned.spec.job}: {verb} {totals.shards} shards, {totals.items} items, "
             f"{totals.size / 1e6:.1f} MB\n"
         )
+        often = totals.read_amplification or 0
+        if often >= _OFTEN:
+            self._stream.write(
+                f"{planned.spec.job}: each pixel is decoded {often} times on average; "
+                "larger blocks, e.g. -c block=8192, and rasters in tiles need fewer\n"
+            )
         self._stream.flush()
 
     def update(self, tally: Tally) -> None:

@@ -62,6 +62,9 @@ class Block:
     grid: str = ""
     """Where the raster lies, from ``RasterInfo``; of its first block alone."""
 
+    decoded: int = 0
+    """Pixels that the file must decode for it and its halo; 0 where nobody knows."""
+
     @property
     def is_whole(self) -> bool:
         """Whether it is all of its raster."""
@@ -106,6 +109,12 @@ class Shard:
         """Pixels of its blocks; 0 for images."""
         blocks = self.blocks or (() if self.block is None else (self.block,))
         return sum(block.core.size for block in blocks)
+
+    @property
+    def decoded(self) -> tuple[int, int]:
+        """Pixels that files decode for its blocks, and pixels of these; where known."""
+        known = [block for _, block in self.parts if block and block.decoded]
+        return sum(one.decoded for one in known), sum(one.core.size for one in known)
 
     @property
     def is_whole(self) -> bool:

@@ -93,6 +93,7 @@ class Tally:
             "items": totals.items,
             "shards": {"planned": totals.shards, "done": self.shards},
             "bytes_planned": totals.size,
+            "read_amplification": totals.read_amplification,
             "pixels": {
                 name: self.counts[f"pixels_{name}"] for name in ("done", "nodata", "dead")
             },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -206,7 +206,8 @@ class _Order:
                 size, grid = (block.height, block.width), block.grid
                 self._blocks = cut_blocks(*size, self._side, grid=grid)
         self._last = uri
-        if block is not None and next(self._blocks, None) != block:
+        known = block if block is None else replace(block, decoded=0)
+        if known is not None and next(self._blocks, None) != known:
             yield f"the next block of {self._last}"
 
     def end(self) -> Iterator[str]:

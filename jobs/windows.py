@@ -58,6 +58,27 @@ def cut_blocks(height: int, width: int, block: int, *, grid: str = "") -> Iterat
             number += 1
 
 
+def count_decoded(window: Window, stored: tuple[int, int], size: tuple[int, int]) -> int:
+    """Pixels that are decoded to read a window.
+
+    Args:
+        window: Inside the raster.
+        stored: Rows and columns of the tiles or strips that are decoded as a whole.
+        size: Rows and columns of the raster, past which there is nothing to decode.
+    """
+    ends = (window.row, window.stop_row), (window.col, window.stop_col)
+    height, width = (
+        min(-(-stop // step) * step, last) - start // step * step
+        for (start, stop), step, last in zip(ends, stored, size, strict=True)
+    )
+    return height * width
+
+
+def amplification(decoded: int, pixels: int) -> float | None:
+    """How often a pixel is decoded on average; None where that is not known."""
+    return round(decoded / pixels, 2) if pixels else None
+
+
 def slice_of(outer: Window, inner: Window) -> tuple[slice, slice]:
     """Rows and columns of a window in an array of the one around it."""
     row, col = inner.row - outer.row, inner.col - outer.col

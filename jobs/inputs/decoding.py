@@ -210,7 +210,8 @@ def read_info(
     fields = {"size": size, "bands": bands, **reading_fields(reading)}
     data = _read_vrt(uri, access, reading) if is_vrt(uri) else b""
     info, _ = ask_raster("info", fields, uri, access, limits, data)
-    return RasterInfo(**info)
+    stored = info.pop("stored")
+    return RasterInfo(**info, stored=None if stored is None else tuple(stored))
 
 
 def read_window(

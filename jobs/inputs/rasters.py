@@ -87,6 +87,10 @@ class RasterInfo:
     """CRS, transform, control points and RPCs as JSON, for ``parse_grid``; and the
     file's ``datetime``, for STAC."""
 
+    stored: tuple[int, int] | None = None
+    """Rows and columns of the tiles or strips that the file decodes as a whole; None
+    where its pixels are not read as they lie there."""
+
 
 _PLAINLY: Final = Reading()
 
@@ -129,6 +133,7 @@ def read_info(
             dtype=raster.dtypes[0],
             paletted=raster.colorinterp[0].name == "palette",
             grid=grid,
+            stored=tuple(raster.block_shapes[0]) if target is None else None,
         )
 
 

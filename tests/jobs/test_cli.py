@@ -368,6 +368,7 @@ def test_plan_json_is_one_object(run, bundle, images):
         "overlap": 16,
         "blend": "hann",
         "waste": round(64**2 / (8 * 6), 2),
+        "read_amplification": None,
     }
 
 
@@ -395,6 +396,9 @@ def test_plan_counts_rasters(run, bundle, write_raster):
     assert (found["items"], found["refused"], found["shards"]) == (2, 1, 7)
     assert found["pixels"] == 600 * 1100
     assert found["tiles"] == -(-(600 - 16) // 48) * -(-(1100 - 16) // 48)
+    assert found["read_amplification"] > 1
+    _, out, _ = run("plan", "map", source, *options[:-1])
+    assert f"reading {found['read_amplification']:g} px are decoded for each px" in out
 
 
 def test_plan_counts_other_tiles(run, bundle, write_raster):

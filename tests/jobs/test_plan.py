@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -70,6 +72,7 @@ def test_one_block_of_everything(path):
     item = Item(uri="/a \u6771.tif", key="a \u6771.tif", size=2**40, etag="\"'")
     core = Window(row=2**30, col=3, height=1, width=2)
     block = Block(number=9, core=core, height=2**30 + 1, width=5, grid='{"crs": null}')
+    block = replace(block, decoded=2**40)
     shard = Shard(index=0, items=(item,), block=block)
     write_plan([shard], path, about={})
     assert list(read_plan(path)) == [shard]

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +54,16 @@ def planned(make_spec):
         return SimpleNamespace(spec=make_spec(), totals=totals, resumed=resumed)
 
     return make
+
+
+@pytest.mark.parametrize(("decoded", "lines"), [(0, 1), (199, 1), (200, 2)])
+def test_reading_too_often_is_said(planned, decoded, lines):
+    screen, made = Screen(live=False), planned()
+    made.totals = replace(made.totals, decoded=decoded, decoded_of=100 if decoded else 0)
+    ProgressLine(screen).start(made, Tally())
+    said = screen.getvalue().splitlines()
+    assert len(said) == lines
+    assert lines == 1 or "each pixel is decoded 2.0 times on average" in said[1]
 
 
 def step(tally, pixels=3_000_000):

@@ -159,6 +159,7 @@ def test_alpha_is_no_band(write_raster, name, bands):
         dtype="uint8",
         paletted=False,
         grid=info.grid,
+        stored=info.stored,
     )
 
 

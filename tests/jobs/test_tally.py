@@ -47,6 +47,7 @@ def test_sums():
         "items": 3,
         "shards": {"planned": 3, "done": 3},
         "bytes_planned": 7,
+        "read_amplification": None,
         "pixels": {"done": 11, "nodata": 2, "dead": 4},
         "dead_letters": 1,
         "dead_letter_codes": {"c": 1},

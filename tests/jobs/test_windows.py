@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.errors import InputError
-from jobs.windows import check_block, count_blocks, cut_blocks
+from jobs.windows import check_block, count_blocks, count_decoded, cut_blocks
 
 SIDES = st.integers(1, 90)
 
@@ -21,6 +21,17 @@ def test_blocks_cover_every_pixel_once(height, width, block):
         seen[core.row : core.stop_row, core.col : core.stop_col] += 1
     assert (seen == 1).all()
     assert len(blocks) == count_blocks(height, width, block)
+
+
+@given(SIDES, SIDES, st.integers(1, 40), st.tuples(SIDES, SIDES))
+def test_whole_tiles_are_decoded(height, width, block, stored):
+    pixels = np.indices((height, width))
+    tiles = pixels[0] // stored[0] * 100 + pixels[1] // stored[1]
+    for part in cut_blocks(height, width, block):
+        core = part.core
+        touched = tiles[core.row : core.stop_row, core.col : core.stop_col]
+        expected = np.isin(tiles, touched).sum()
+        assert count_decoded(core, stored, (height, width)) == expected
 
 
 @given(height=SIDES, width=SIDES, block=st.integers(1, 40))

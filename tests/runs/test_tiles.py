@@ -7,12 +7,39 @@ import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 import rasterio
 from PIL import Image
 
+from cluster.local import run_local
 from deeplab.segmenter import Segmenter
-from deeplab.tiles import Tiling
+from deeplab.tiles import TileGrid, Tiling
 from jobs.cli import _main
+from jobs.windows import cut_blocks
+
+
+@pytest.mark.parametrize("layout", [{"tiled": True}, {"blockysize": 7}])
+def test_a_run_says_how_often_it_decodes_a_pixel(tmp_path, run_job, raster, linear, layout):
+    """As often as GDAL's own blocks say, of which each touched one is decoded whole."""
+    with rasterio.open(raster) as whole:
+        profile = {**whole.profile, "tiled": False, **layout}
+        with rasterio.open(tmp_path / "laid.tif", "w", **profile) as target:
+            target.write(whole.read())
+    tiling = Tiling(tile=64, overlap=16)
+    decoded = 0
+    with rasterio.open(tmp_path / "laid.tif") as laid:
+        height, width = laid.shape
+        for block in cut_blocks(height, width, 512):
+            reach = TileGrid(height=height, width=width, tiling=tiling).reach(block.core)
+            rows, cols = (reach.row, reach.stop_row), (reach.col, reach.stop_col)
+            for _, one in laid.block_windows(1):
+                (top, bottom), (left, right) = one.toranges()
+                is_touched = top < rows[1] and bottom > rows[0]
+                if is_touched and left < cols[1] and right > cols[0]:
+                    decoded += one.height * one.width
+    source = tmp_path / "laid.tif"
+    summary = run_job(run_local, "map", source, tmp_path / "run", linear)
+    assert summary["read_amplification"] == round(decoded / (height * width), 2) > 1
 
 
 def command(*words):
