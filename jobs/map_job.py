@@ -18,8 +18,8 @@ from jobs.errors import ItemError, StoreError
 from jobs.folder import fingerprints_before, list_folders, read_shards
 from jobs.inputs.area import find_needed, keep_touching, place_area
 from jobs.inputs.decoding import read_info, read_window
-from jobs.inputs.raster_plan import refuse_side_mask, tell_nowhere
-from jobs.inputs.sources import find_items, raster_suffixes, refresh
+from jobs.inputs.raster_plan import refuse_side_mask, take_dates, tell_nowhere
+from jobs.inputs.sources import find_dates, find_items, raster_suffixes, refresh
 from jobs.job import Image, Job
 from jobs.ledger import DeadLetter, Ledger, Output, Record
 from jobs.outputs.classes import class_table
@@ -79,6 +79,7 @@ class MapJob(Job):
             rasters = keep_touching(spec.area, zip(items, headers, strict=True))
         else:
             rasters = zip(items, tell_nowhere(headers), strict=True)
+        rasters = take_dates(rasters, find_dates(store, spec.source, spec.pick))
         parts = itertools.starmap(self._cut, rasters)
         yield from self._pack(itertools.chain.from_iterable(parts))
 
@@ -107,9 +108,7 @@ class MapJob(Job):
         size, side = (header.height, header.width), self.spec.cut.block
         tiles = TileGrid(height=size[0], width=size[1], tiling=self.spec.tiling)
         for part in cut_blocks(*size, side, grid=header.grid):
-            decoded = 0
-            if header.stored is not None:
-                decoded = count_decoded(tiles.reach(part.core), header.stored, size)
+            decoded = count_decoded(tiles.reach(part.core), header.stored, size)
             yield Shard(index=0, items=(item,), block=replace(part, decoded=decoded))
 
     def _recut(self, shards: list[Shard]) -> Iterator[Shard]:

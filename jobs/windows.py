@@ -58,14 +58,18 @@ def cut_blocks(height: int, width: int, block: int, *, grid: str = "") -> Iterat
             number += 1
 
 
-def count_decoded(window: Window, stored: tuple[int, int], size: tuple[int, int]) -> int:
-    """Pixels that are decoded to read a window.
+def count_decoded(
+    window: Window, stored: tuple[int, int] | None, size: tuple[int, int]
+) -> int:
+    """Pixels that are decoded to read a window; 0 where that is not known.
 
     Args:
         window: Inside the raster.
         stored: Rows and columns of the tiles or strips that are decoded as a whole.
         size: Rows and columns of the raster, past which there is nothing to decode.
     """
+    if stored is None:
+        return 0
     ends = (window.row, window.stop_row), (window.col, window.stop_col)
     height, width = (
         min(-(-stop // step) * step, last) - start // step * step

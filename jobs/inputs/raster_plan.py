@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.errors import ItemError
@@ -10,9 +12,10 @@ from jobs.inputs.raster_grid import is_nowhere
 from jobs.shards import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from jobs.inputs.rasters import RasterInfo
+    from jobs.shards import Item
     from jobs.storage import Store
 
 
@@ -38,6 +41,24 @@ def refuse_side_mask(store: Store, uri: str) -> None:
             f"its mask is a file of its own, {name}.msk; put the mask inside, as "
             "gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES does, or move it away",
         )
+
+
+def take_dates(
+    rasters: Iterable[tuple[Item, RasterInfo | Refusal]], dates: Mapping[str, str]
+) -> Iterator[tuple[Item, RasterInfo | Refusal]]:
+    """Pass rasters on, with the time that an index says of them, before a tag's.
+
+    Args:
+        rasters: Items and their headers.
+        dates: ISO 8601 in UTC, by location.
+    """
+    for item, header in rasters:
+        taken = dates.get(item.uri)
+        if taken is None or isinstance(header, Refusal):
+            yield item, header
+            continue
+        grid = json.dumps({**json.loads(header.grid), "datetime": taken})
+        yield item, replace(header, grid=grid)
 
 
 def tell_nowhere(

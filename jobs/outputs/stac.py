@@ -205,12 +205,16 @@ def _describe_run(extent: _Extent, bundle: Bundle, collection: str) -> dict[str,
 
 
 def _find_time(fields: dict[str, Any]) -> tuple[str, str] | None:
-    """When a raster was taken, twice, as its tag says; None where it does not."""
+    """When a raster was taken, twice, as an index or its tag says; None without."""
+    said = fields.get("datetime") or ""
     try:
-        found = datetime.strptime(fields.get("datetime") or "", "%Y:%m:%d %H:%M:%S")  # noqa: DTZ007 - it is text again at once
+        found = datetime.fromisoformat(said)
     except ValueError:
-        return None
-    return (f"{found.isoformat()}Z",) * 2
+        try:
+            found = datetime.strptime(said, "%Y:%m:%d %H:%M:%S")  # noqa: DTZ007 - it is text again at once
+        except ValueError:
+            return None
+    return (f"{found.replace(tzinfo=None).isoformat()}Z",) * 2
 
 
 def _describe_time(fields: dict[str, Any]) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from rio_cogeo import cog_validate
 
 from cluster.local import run_local
 from deeplab.segmenter import Segmenter
+from jobs.shards import Shard
 from jobs.spec import BATCH, Cut
 from jobs.storage import Access
 
@@ -91,7 +93,7 @@ def test_images_that_share_batches_keep_their_rows(
     monkeypatch.setitem(BATCH, "cpu", 2)
     summary = run_job(run_local, "label", source, tmp_path / "shared", linear, cut=cut)
     assert sizes == [5, 3]  # sixteen tiles and more, then the rest
-    assert summary["dead_letter_codes"] == {"not_an_image": 1}
+    assert summary["dead_letter_codes"] == {"undecodable": 1}
     assert rows(tmp_path / "shared") == rows(tmp_path / "alone")
 
 
@@ -181,3 +183,31 @@ def rows(run):
     parts = sorted((run / "masks").glob("*.parquet"))
     found = [row for part in parts for row in pq.read_table(part).to_pylist()]
     return sorted(found, key=lambda row: row["uri"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_work_changes_no_byte(  # noqa: PLR0913, PLR0917
+    tmp_path, run_job, outputs, images, raster, network, quiet_label, quiet_map, seed
+):
+    random, orders = Random(seed), {}
+
+    def engine(worker, take):
+        order, waiting = [], []
+
+        def draw():
+            waiting.extend(iter(take, None))
+            if not waiting:
+                return None
+            order.append(waiting.pop(random.randrange(len(waiting))))
+            return order[-1]
+
+        orders[len(orders)] = order
+        return run_local(worker, draw)
+
+    run_job(engine, "label", images, tmp_path / "label", network)
+    run_job(engine, "map", raster, tmp_path / "map", network)
+    assert outputs(tmp_path / "label") == outputs(quiet_label)
+    assert outputs(tmp_path / "map") == outputs(quiet_map)
+    numbers = [one.index for one in orders[1] if isinstance(one, Shard)]
+    assert len(numbers) == 6
+    assert numbers != sorted(numbers)

@@ -20,6 +20,7 @@ def index(raster, tmp_path):
         {"type": "Feature", "geometry": None, "properties": {"location": name}}
         for name in names
     ]
+    features[0]["properties"]["datetime"] = "2020-05-06T09:08:07.5+02:00"
     path = tmp_path / "scenes" / "index.geojson"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     return path
@@ -34,6 +35,11 @@ def test_a_run_does_what_an_index_names(index, linear, tmp_path):
     (letter,) = pq.read_table(run / "dead_letter.parquet").to_pylist()
     assert (letter["key"], letter["code"]) == ("2020/gone.tif", "not_found")
     assert letter["stage"] == "plan"
+    times = [
+        json.loads((run / "rasters" / f"{year}%2Fa.json").read_text())["properties"]
+        for year in (2019, 2020)
+    ]
+    assert [one["datetime"] for one in times] == [None, "2020-05-06T07:08:07.500000Z"]
     index.unlink()  # it is not looked at again
     shutil.copy(index.parent / "2019" / "a.tif", index.parent / "2020" / "gone.tif")
     assert _main(["retry", str(run), "--local"]) == 0
