@@ -41,7 +41,7 @@ def test_a_new_run_has_a_plan_and_a_description(place, spec, shards):
     assert planned.fingerprint == spec.fingerprint(planned.totals.digest)
     assert list(read_shards(place.store, spec.run)) == list(shards())
     held = require_job(place.store, spec.run)
-    assert held["format_version"] == 1
+    assert held["format_version"] == 2
     assert held["identity"] == spec.identity()
     assert held["fingerprint"] == planned.fingerprint
 
@@ -184,9 +184,9 @@ def test_a_foreign_job_json_is_refused(local, content):
 
 
 def test_another_format_version_is_refused(local):
-    write_local(local.store, local.at("run", "job.json"), b'{"format_version": 2}')
+    write_local(local.store, local.at("run", "job.json"), b'{"format_version": 3}')
     with pytest.raises(
-        RunError, match="has format_version 2, this version reads 1; use the"
+        RunError, match="has format_version 3, this version reads 2; use the"
     ):
         load_job(local.store, local.at("run"))
 
