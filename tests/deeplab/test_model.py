@@ -325,3 +325,13 @@ def test_package_lists_its_exports_and_no_others():
     assert isinstance(deeplab.build(RESNET18, classes=2), DeepLab)
     with pytest.raises(AttributeError, match="no attribute 'missing'"):
         _ = deeplab.missing
+
+
+@pytest.mark.parity  # tracing takes 15 s
+@pytest.mark.parametrize("name", [MOBILENET, RESNET18, "deeplabv3_resnet18"])
+def test_a_compiler_can_trace_it_as_a_whole(name):
+    model = deeplab.build(name, classes=3).eval()
+    x = torch.randn(1, 3, 321, 321)
+    traced = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        assert torch.equal(traced(x), model(x))
