@@ -14,16 +14,16 @@ from jobs.spec import Cut
 def test_what_does_not_fit_is_tried_alone_and_then_given_up(
     tmp_path, run_job, images, linear, monkeypatch, fits_alone
 ):
-    tries, segment = [], Segmenter.segment
+    tries, segment_all = [], Segmenter.segment_all
 
-    def scarce(self, pixels, valid, **more):
-        if pixels.shape == (3, 130, 90):
+    def scarce(self, pictures, **more):
+        if any(one.pixels.shape == (3, 130, 90) for one in pictures):
             tries.append(more["batch"])
             if not (fits_alone and len(tries) > 1):
                 raise MemoryError("too little of it")
-        return segment(self, pixels, valid, **more)
+        return segment_all(self, pictures, **more)
 
-    monkeypatch.setattr(Segmenter, "segment", scarce)
+    monkeypatch.setattr(Segmenter, "segment_all", scarce)
     run = tmp_path / "run"
     found = run_job(run_local, "label", images, run, linear, cut=Cut(shard_items=3))
     letters = pq.read_table(run / "dead_letter.parquet").to_pylist()

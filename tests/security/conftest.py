@@ -50,8 +50,18 @@ def png():
 @pytest.fixture(scope="session")
 def tif():
     """A raster of one block, 40 x 48 px."""
-    pixels = np.random.default_rng(2).integers(1, 256, (3, 40, 48), dtype=np.uint8)
-    layout = {"count": 3, "height": 40, "width": 48, "dtype": "uint8"}
+    return make_tif(48)
+
+
+@pytest.fixture(scope="session")
+def wide_tif():
+    """A raster of two blocks of 512 px, 40 x 600 px."""
+    return make_tif(600)
+
+
+def make_tif(width):
+    pixels = np.random.default_rng(2).integers(1, 256, (3, 40, width), dtype=np.uint8)
+    layout = {"count": 3, "height": 40, "width": width, "dtype": "uint8"}
     grid = {"crs": "EPSG:32633", "transform": from_origin(390_000, 5_820_000, 0.5, 0.5)}
     with rasterio.MemoryFile() as memory:
         with memory.open(driver="GTiff", **layout, **grid) as target:

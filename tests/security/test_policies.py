@@ -89,7 +89,7 @@ def test_nothing_is_granted_on_everything():
 
 
 @pytest.fixture(scope="module")
-def guarded(png, tif):
+def guarded(png, tif, wide_tif):
     """A server that holds two users to the README: its address, and their keys."""
     import boto3
 
@@ -108,7 +108,8 @@ def guarded(png, tif):
         s3, iam = boto3.client("s3", **place), boto3.client("iam", **place)
         for bucket in ("imagery", "results"):
             s3.create_bucket(Bucket=bucket)
-        for key, data in {"a.png": png, "bad.png": b"", "a.tif": tif, "b.tif": tif}.items():
+        rasters = {"a.tif": wide_tif, "b.tif": tif}
+        for key, data in {"a.png": png, "bad.png": b"", **rasters}.items():
             s3.put_object(Bucket="imagery", Key=f"2024/{key}", Body=data)
         users = {}
         for user, policies in {"run": [RUN], "clean": [RUN, CLEAN]}.items():
@@ -153,6 +154,7 @@ def test_the_rights_are_enough_and_no_more(act_as, bundle):
     words = ("--local", "--bundle", bundle)
     found = act_as("run", "label", "s3://imagery/2024", f"{run}-labels", *words)
     assert found.code == 3, found.err
+    words += ("-c", "block=512")
     found = act_as("run", "map", "s3://imagery/2024", run, *words)
     assert found.code == 0, found.err
     assert act_as("run", "retry", f"{run}-labels", "--local").code == 3
@@ -181,15 +183,16 @@ def test_the_rights_are_enough_and_no_more(act_as, bundle):
 
 @pytest.mark.s3
 def test_what_is_created_once_is_asked_for_with_the_condition(  # noqa: PLR0913, PLR0917
-    fault_proxy, bucket, s3_client, tif, png, bundle, command
+    fault_proxy, bucket, s3_client, wide_tif, png, bundle, command
 ):
     (statement,) = CREATE_ONCE["Statement"]
     patterns = [one.removeprefix("arn:aws:s3:::results/") for one in statement["Resource"]]
-    s3_client.put_object(Bucket=bucket, Key="in/a.tif", Body=tif)
+    s3_client.put_object(Bucket=bucket, Key="in/a.tif", Body=wide_tif)
     s3_client.put_object(Bucket=bucket, Key="in/a.png", Body=png)
     for job in ("label", "map"):
         run, source = f"s3://{bucket}/some/{job}", f"s3://{bucket}/in"
         words = ("--local", "--bundle", bundle, "--endpoint-url", fault_proxy.url)
+        words += ("-c", "block=512") if job == "map" else ()
         assert command(job, source, run, *words)[0] in {0, 3}
     seen = set()
     for entry in fault_proxy.log():
