@@ -118,14 +118,13 @@ class Product:
 
     probabilities: tuple[str, ...] | None = None
     """Names or ids of classes that get a COG of theirs, or ``all``."""
-
     mosaic: Mosaic | None = None
     """Which scene wins in one raster of all of them; None for a raster of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What decoding one image may take; what needs more is a dead letter, for now.
+    """What decoding one image may take; what needs more becomes a dead letter.
 
     Neutral: they change no mask, only whether there is one. A retry may have others.
     """

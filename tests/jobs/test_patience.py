@@ -169,6 +169,8 @@ def test_who_gives_up_waiting_passes_the_turn_on():
         waiting[2].cancel()
         pace.leave()
         await asyncio.wait_for(pace.enter(), 5)
+        await asyncio.sleep(0)
+        assert [one.cancelled() for one in waiting] == [True, False, True]
 
     asyncio.run(work())
 

@@ -523,6 +523,7 @@ def test_a_probe_survives_lost_answers(faulty):
     for k in range(6):
         faulty.set("lose", skip=k, times=1)
         faulty.store.probe(faulty.at("run"))
+        assert found(faulty) == []
 
 
 def test_a_store_that_heeds_no_condition_is_refused(faulty):
@@ -586,6 +587,8 @@ def test_rights_that_a_run_does_not_need_are_not_asked_for(faulty):
         slow(403, "AccessDenied", method="GET|HEAD", path="-missing"),
     )
     faulty.store.probe(faulty.at("run"))
+    assert faulty.count("PUT") == 2
+    assert len(found(faulty)) == 1  # its probe, which it may not delete
 
 
 def test_the_usual_store_has_the_usual_patience():
