@@ -44,11 +44,6 @@ _where = with_options(
     setting("address", metavar="ADDRESS", envvar="RAY_ADDRESS", show_envvar=True),
     setting("replicas"),
 )
-_policy = with_options(
-    setting("on_error", multiple=True, metavar="[STAGE=]REACTION"),
-    setting("max_dead_letters", metavar="N|X%"),
-)
-_shard_items = setting("shard_items")
 _confidence = setting("confidence")
 _mosaic = setting("mosaic")
 _aoi = setting("aoi", metavar="FILE|BBOX")
@@ -69,7 +64,7 @@ cli.add_command(export)
 @cli.command()
 @click.argument("source")
 @click.argument("run")
-@with_options(_bundle, _shard_items, _limit, _where, _policy, with_store)
+@with_options(_bundle, _limit, _where, with_store)
 def label(source: str, run: str, **_: object) -> int:
     """Segment the images under SOURCE into the Parquet data set RUN/masks."""
     return _start("label", source, run)
@@ -78,7 +73,7 @@ def label(source: str, run: str, **_: object) -> int:
 @cli.command("map")
 @click.argument("source")
 @click.argument("run")
-@with_options(_bundle, _aoi, _mosaic, _confidence, _where, _policy, with_store)
+@with_options(_bundle, _aoi, _mosaic, _confidence, _where, with_store)
 def map_command(source: str, run: str, **_: object) -> int:
     """Segment the GeoTIFFs under SOURCE into one COG each in RUN/rasters, or into one."""
     return _start("map", source, run)
@@ -93,7 +88,7 @@ def map_command(source: str, run: str, **_: object) -> int:
     metavar="CODE",
     help="Of this reason only, e.g. timed_out.",
 )
-@with_options(_bundle, _where, _policy, with_store)
+@with_options(_bundle, _where, with_store)
 def retry(run: str, codes: tuple[str, ...], **_: object) -> int:
     """Try the dead letters of RUN again; finished work stays as it is."""
     from jobs.progress import ProgressLine
@@ -110,7 +105,7 @@ def retry(run: str, codes: tuple[str, ...], **_: object) -> int:
 @cli.command()
 @click.argument("job", type=click.Choice(["label", "map"]))
 @click.argument("source")
-@with_options(_bundle, _aoi, _mosaic, _shard_items, _limit, with_store)
+@with_options(_bundle, _aoi, _mosaic, _limit, with_store)
 @click.option("--show-config", is_flag=True, help="Print the job file of this instead.")
 @with_json
 def plan(

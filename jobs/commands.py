@@ -21,6 +21,7 @@ from jobs.inputs.sources import read_size
 from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
 from jobs.mosaic_job import MosaicJob
+from jobs.policy import Policy
 from jobs.prefetch import map_ahead
 from jobs.runner import run
 from jobs.spec import (
@@ -30,7 +31,6 @@ from jobs.spec import (
     JobName,
     Limits,
     Pick,
-    Policy,
     Precision,
     Product,
     Reading,

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from jobs.commands import Request
     from jobs.engine import Place
-    from jobs.spec import JobName, Limits, Policy, Reading
+    from jobs.policy import Policy
+    from jobs.spec import JobName, Limits, Reading
     from jobs.storage import Access
 
 _LONGEST_FILE: Final = 2**15
@@ -185,7 +186,7 @@ def make_place(settings: Mapping[str, Any]) -> Place:
 
 def make_policy(settings: Mapping[str, Any]) -> Policy:
     """When to give up."""
-    from jobs.spec import Policy
+    from jobs.policy import Policy
 
     most = settings["max_dead_letters"]
     share = isinstance(most, str)
@@ -230,10 +231,7 @@ def _read_assignment(key: str, text: str, command: str) -> dict[str, Any]:
 
 
 def _read_flag(name: str, value: Any) -> Any:  # noqa: ANN401 - as click has read it
-    text = ",".join(value) if isinstance(value, tuple) else value
-    if isinstance(text, str):
-        return parse_setting(name, text)
-    return text
+    return parse_setting(name, value) if isinstance(value, str) else value
 
 
 def _known(key: str, where: str) -> str:

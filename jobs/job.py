@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -17,6 +17,29 @@ if TYPE_CHECKING:
     from jobs.ledger import DeadLetter, Output, Record
     from jobs.shards import Item, Shard
     from jobs.spec import Spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a file says of its image, besides the pixels."""
+
+    format: str = ""
+    """Of the file, e.g. ``JPEG``."""
+
+    orientation: int = 1
+    """EXIF orientation, 1 to 8, which the pixels have been freed of."""
+
+    frames: int = 1
+    """How many the file holds; the first one is taken."""
+
+    height: int = 0
+    """Rows of the upright image, before any change of size."""
+
+    width: int = 0
+    """Columns of it."""
+
+    sidecars: Mapping[str, str] = field(default_factory=dict)
+    """Text that lies beside the image, by its suffix, e.g. ``json``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +62,9 @@ class Image:
     place: Window | None = None
     """Where the result lies in its block; None where it fills it."""
 
+    origin: Origin | None = None
+    """What the file says besides; None of rasters."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -47,6 +73,9 @@ class Result:
     item: Item
     segmentation: Segmentation
     place: Window | None = None
+    """As in ``Image``."""
+
+    origin: Origin | None = None
     """As in ``Image``."""
 
 

@@ -14,6 +14,7 @@ from jobs.config import make_access, make_limits, make_place, make_policy, make_
 from jobs.engine import Place, open_engine
 from jobs.errors import CODES, InputError, RunError
 from jobs.folder import require_job
+from jobs.policy import Policy
 from jobs.retry import plan_retry
 from jobs.runner import work_off
 from jobs.settings import PRODUCT
@@ -22,7 +23,6 @@ from jobs.spec import (
     Cut,
     Limits,
     Pick,
-    Policy,
     Product,
     Reading,
     Spec,

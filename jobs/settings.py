@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deeplab.tiles import BLENDS
 from jobs.errors import InputError
-from jobs.spec import MOSAICS, REACTIONS, STAGES
+from jobs.policy import REACTIONS, STAGES
+from jobs.spec import MOSAICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

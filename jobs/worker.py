@@ -251,7 +251,9 @@ def _to_result(image: Image, found: Segmentation) -> Result:
         found.confidence[~image.wanted] = 0
         if found.probabilities is not None:
             found.probabilities[:, ~image.wanted] = 0
-    return Result(item=image.item, segmentation=found, place=image.place)
+    return Result(
+        item=image.item, segmentation=found, place=image.place, origin=image.origin
+    )
 
 
 def _whoami() -> str:

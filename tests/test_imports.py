@@ -72,7 +72,14 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
         "jobs.prefetch",
         "jobs.scene",
     ),
-    ("jobs.class_choice", "jobs.spec", "jobs.settings", "jobs.ledger", "jobs.plan"),
+    (
+        "jobs.class_choice",
+        "jobs.policy",
+        "jobs.spec",
+        "jobs.settings",
+        "jobs.ledger",
+        "jobs.plan",
+    ),
     (
         "jobs.job",
         "jobs.bundle_file",

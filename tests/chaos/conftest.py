@@ -147,7 +147,7 @@ class Field:
         return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def command(self, job, source, run, endpoint):
-        cut = ["--shard-items", str(SHARD_ITEMS)] if job == "label" else []
+        cut = ["-c", f"shard_items={SHARD_ITEMS}"] if job == "label" else []
         cut = ["-c", f"block={BLOCK}"] if job == "map" else cut
         places = [f"s3://{self.bucket}/{name}" for name in (source, run)]
         options = ["--bundle", str(self.bundle), "--endpoint-url", endpoint]

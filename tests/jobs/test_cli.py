@@ -230,7 +230,7 @@ def test_a_bundle_of_other_bands_is_one_line(run, bundle, images):
     ("options", "words"),
     [
         (("--limit", 0), ("limit must be at least 1, got 0",)),
-        (("--shard-items", 0), ("shard limits must be at least 1, got max_items=0",)),
+        (("-c", "shard_items=0"), ("shard limits must be at least 1, got max_items=0",)),
         (
             ("--endpoint-url", "host:9000"),
             ("must look like https://host[:port], got host:9000",),
@@ -319,7 +319,9 @@ def test_a_server_that_does_not_answer_is_one_line(run, command):
 
 
 def test_plan_counts_images(run, bundle, images):
-    code, out, err = run("plan", "label", images, "--bundle", bundle(), "--shard-items", 2)
+    code, out, err = run(
+        "plan", "label", images, "--bundle", bundle(), "-c", "shard_items=2"
+    )
     assert (code, err) == (0, "")
     size = sum(path.stat().st_size for path in Path(images).iterdir())
     assert out.splitlines() == [
@@ -331,7 +333,7 @@ def test_plan_counts_images(run, bundle, images):
         "  shards  2",
         out.splitlines()[-1],
     ]
-    start = f"atrous label {images} RUN --bundle {bundle()} --shard-items 2"
+    start = f"atrous label {images} RUN --bundle {bundle()} --config shard_items=2"
     assert out.splitlines()[-1] == f"start it: {start}"
 
 
@@ -348,7 +350,7 @@ def test_plan_ends_with_the_command_to_type(run, bundle, images, tmp_path, start
 
 
 def test_plan_json_is_one_object(run, bundle, images):
-    options = ("--bundle", bundle(), "--shard-items", 2, "--limit", 2, "--json")
+    options = ("--bundle", bundle(), "-c", "shard_items=2", "--limit", 2, "--json")
     code, out, err = run("plan", "label", images, *options)
     assert (code, err, out.count("\n")) == (0, "", 1)
     size = sum(Path(images, f"{i}.png").stat().st_size for i in range(2))
@@ -463,8 +465,8 @@ def test_a_run_says_where_its_output_is(run, images, started, dead, code):
     options = (
         "--bundle",
         "net",
-        "--shard-items",
-        7,
+        "-c",
+        "shard_items=7",
         "--replicas",
         2,
         "-c",

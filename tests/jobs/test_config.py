@@ -23,6 +23,7 @@ from jobs.config import (
 )
 from jobs.engine import Place
 from jobs.errors import InputError
+from jobs.policy import REACTIONS, STAGES
 from jobs.settings import (
     ACCESS,
     BANDS,
@@ -41,7 +42,7 @@ from jobs.settings import (
     parse_setting,
     read_setting,
 )
-from jobs.spec import REACTIONS, STAGES, Limits
+from jobs.spec import Limits
 from jobs.storage import Access
 
 README = Path(__file__).parents[2].joinpath("README.md").read_text()
@@ -233,7 +234,7 @@ def started(monkeypatch):
 def test_commands_follow_that_order(run, started, job_file, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     path = job_file('bundle = "net"\nlimit = 1\nreplicas = 2\nshard-items = 3\n')
-    late = ("--limit", 4, "-c", path, "-c", "replicas=5", "--shard-items", 64)
+    late = ("--limit", 4, "-c", path, "-c", "replicas=5", "-c", "shard_items=64")
     assert run("label", "a", "b", *late)[0] == 0
     (request,) = started
     assert (request.bundle, request.limit, request.place.replicas) == ("net", 4, 5)
@@ -245,9 +246,9 @@ def test_commands_follow_that_order(run, started, job_file, monkeypatch):
 
 
 def test_flags_of_errors_reach_the_policy(run, started):
-    flags = ("--on-error", "stop", "--on-error", "read=dead-letter")
-    run("map", "a", "b", "--bundle", "net", *flags, "--max-dead-letters", "2.5%")
-    run("map", "a", "b", "--bundle", "net", "--max-dead-letters", "7", "-c", "patience=2h")
+    flags = ("-c", "on_error=stop,read=dead-letter")
+    run("map", "a", "b", "--bundle", "net", *flags, "-c", "max_dead_letters=2.5%")
+    run("map", "a", "b", "--bundle", "net", "-c", "max_dead_letters=7", "-c", "patience=2h")
     first, second = (request.policy for request in started)
     assert first.on_error == (
         ("plan", "stop"),
@@ -414,10 +415,10 @@ def test_a_wrong_value_of_the_command_line_is_refused(text, words):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--on-error", "later"), ("--max-dead-letters", "few")]
+    ("setting", "value"), [("on_error", "later"), ("max_dead_letters", "few")]
 )
-def test_a_wrong_value_of_a_flag_is_one_line(run, option, value):
-    code, out, err = run("label", "a", "b", "--bundle", "net", option, value)
+def test_a_wrong_value_of_the_policy_is_one_line(run, setting, value):
+    code, out, err = run("label", "a", "b", "--bundle", "net", "-c", f"{setting}={value}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.endswith(f"got {value!r}\n")
 

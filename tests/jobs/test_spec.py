@@ -15,16 +15,15 @@ from jobs.commands import make_spec as make_spec_of
 from jobs.engine import Place, open_engine
 from jobs.errors import InputError
 from jobs.ledger import DeadLetter
+from jobs.policy import STAGES, Policy
 from jobs.retry_commands import RetryRequest
 from jobs.retry_commands import _make_spec as make_retry_spec
 from jobs.spec import (
     RESULT_VERSION,
-    STAGES,
     Compute,
     Cut,
     Limits,
     Pick,
-    Policy,
     Product,
     Reading,
     Spec,
@@ -432,8 +431,8 @@ def test_a_stage_can_stop_the_run(stage):
     assert policy.verdict(others, None, 9) is None
     found = Counter({stage: 1})
     end = (
-        ", where --on-error says to stop; look at dead_letter.parquet in the run folder, "
-        f"then run atrous retry, or give --on-error {stage}=dead-letter"
+        ", where on_error says to stop; look at dead_letter.parquet in the run folder, "
+        f"then run atrous retry, or give -c on_error={stage}=dead-letter"
     )
     assert policy.verdict(found, letter(stage), 9) == (
         f"s3://b/a.png failed at stage {stage} (undecodable: cut off){end}"
@@ -456,16 +455,16 @@ def test_dead_letters_can_be_counted(most):
     policy = Policy(max_dead_letters=most)
     assert policy.verdict(Counter(read=most), letter("read"), 1) is None
     assert policy.verdict(Counter(read=most, plan=1), letter("plan"), 10**9) == (
-        f"{most + 1} dead letter{'s' if most else ''} so far, --max-dead-letters allows "
+        f"{most + 1} dead letter{'s' if most else ''} so far, max_dead_letters allows "
         f"{most}; look at dead_letter.parquet in the run folder, then raise "
-        "--max-dead-letters, or run atrous retry"
+        "max_dead_letters, or run atrous retry"
     )
 
 
 def test_a_share_of_the_items_can_be_dead():
     policy = Policy(max_dead_percent=2.5)
     assert policy.verdict(Counter(read=2, segment=3), None, 200) is None
-    assert "6 dead letters so far, --max-dead-letters allows 2.5% of 200 items;" in (
+    assert "6 dead letters so far, max_dead_letters allows 2.5% of 200 items;" in (
         policy.verdict(Counter(read=3, segment=3), None, 200) or ""
     )
     assert Policy(max_dead_percent=0).verdict(Counter(), None, 0) is None
@@ -488,7 +487,7 @@ def test_shares_are_exact(basis_points, items, letters):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Policy(max_dead_letters=-1), "--max-dead-letters must be at least 0"),
+        (lambda: Policy(max_dead_letters=-1), "max_dead_letters must be at least 0"),
         (lambda: Policy(max_dead_percent=100.5), "from 0% to 100%, got 100.5%"),
         (lambda: Policy(max_dead_percent=-1), "from 0% to 100%, got -1%"),
         (lambda: Policy(patience_s=-1), "patience must be at least 0 s, got -1"),

@@ -59,7 +59,7 @@ def spoil(gallery):
 
 def test_images_that_were_mended_are_labelled(tmp_path, gallery, linear, capsys):
     quiet, run = tmp_path / "quiet", tmp_path / "run"
-    options = ("--bundle", linear, "--local", "--shard-items", 2)
+    options = ("--bundle", linear, "--local", "-c", "shard_items=2")
     assert command("label", gallery, quiet, *options) == 0
     held = spoil(gallery)
     assert command("label", gallery, run, *options) == 3
@@ -126,7 +126,7 @@ def test_an_image_that_is_gone_stays_a_dead_letter(tmp_path, gallery, linear):
 def test_a_run_that_is_not_finished_is_not_retried(tmp_path, gallery, linear, capsys):
     run = tmp_path / "run"
     spoil(gallery)
-    options = ("--bundle", linear, "--local", "--shard-items", 1, "--on-error", "stop")
+    options = ("--bundle", linear, "--local", "-c", "shard_items=1", "-c", "on_error=stop")
     assert command("label", gallery, run, *options) == 4
     capsys.readouterr()
     assert command("retry", run, "--local") == 4

@@ -99,7 +99,7 @@ def records(run: Path) -> list[Path]:
 def start_and_stop(images: Path, run: Path, bundle: Path, number: int) -> int:
     """Run the real command, and send a signal once two shards are in the ledger."""
     command = [ATROUS, "label", images, run, "--bundle", bundle]
-    process = subprocess.Popen([*command, "--local", "--shard-items", "1"])  # noqa: S603
+    process = subprocess.Popen([*command, "--local", "-c", "shard_items=1"])  # noqa: S603
     deadline = time.monotonic() + 90
     while len(records(run)) < 2:
         assert process.poll() is None, "it ended before it could be stopped"
