@@ -721,7 +721,7 @@ def scripted(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     servers = []
 
-    def serve(status, body=b"", *, head=None, **headers):
+    def serve(status, body=b"", *, head=None, patience=None, **headers):
         class Answer(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
@@ -745,7 +745,8 @@ def scripted(monkeypatch):
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
         servers.append(server)
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        return Store(Access(endpoint_url=f"http://127.0.0.1:{server.server_port}"), HASTE)
+        access = Access(endpoint_url=f"http://127.0.0.1:{server.server_port}")
+        return Store(access, patience or Patience())
 
     yield serve
     for server in servers:
@@ -777,7 +778,7 @@ def test_an_object_that_is_forbidden_is_named(scripted, call):
 
 @pytest.mark.s3
 def test_a_server_that_fails_says_nothing_of_an_object(scripted):
-    store = scripted(500, refusal("InternalError"))
+    store = scripted(500, refusal("InternalError"), patience=HASTE)
     with pytest.raises(StoreError, match=r"^s3://bucket/a: .* \(500 InternalError, no; "):
         store.read("s3://bucket/a")
 
