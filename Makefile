@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip
-INTO := --quiet --python $(BIN)/python
+# Compiled once, here: where Python may not write bytecode, each process would do it.
+INTO := --quiet --compile-bytecode --python $(BIN)/python
 
 .PHONY: demo test chaos parity lint bench bench-gpu install lock
 
