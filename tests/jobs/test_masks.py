@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.outputs import masks
-from jobs.outputs.masks import SCHEMA, MaskWriter, read_masks
+from jobs.outputs.masks import SCHEMA, MaskWriter, make_row, read_masks
 
 
 def some_masks():
@@ -24,9 +24,11 @@ def write(tmp_path, make_bundle, make_result):
 
     def make(given, *, bundle=None, confidence=None):
         path = tmp_path / "part.parquet"
-        with MaskWriter(path, bundle or make_bundle()) as writer:
+        bundle = bundle or make_bundle()
+        with MaskWriter(path, bundle) as writer:
             for i, mask in enumerate(given):
-                writer.add(make_result(mask, key=f"{i}.jpg", confidence=confidence))
+                result = make_result(mask, key=f"{i}.jpg", confidence=confidence)
+                writer.add(make_row(result, bundle))
         return path
 
     return make
@@ -134,14 +136,14 @@ def test_no_more_than_a_group_is_held(tmp_path, make_bundle, make_result, monkey
     monkeypatch.setattr(masks, "_GROUP_BYTES", 100)
     with MaskWriter(tmp_path / "part", make_bundle()) as writer:
         for _ in range(20):
-            writer.add(make_result(np.zeros((3, 11), dtype=np.uint8)))
+            writer.add(make_row(make_result(np.zeros((3, 11), np.uint8)), make_bundle()))
             assert sum(len(row["mask"]) for row in writer._rows) <= 100
 
 
 def test_the_file_says_what_the_ids_mean(write, make_bundle):
     metadata = pq.read_schema(write(some_masks())).metadata
     fields = json.loads(metadata[b"atrous"])
-    assert fields["schema_version"] == 1
+    assert fields["schema_version"] == 2
     assert fields["nodata"] == 255
     assert [info["name"] for info in fields["classes"]] == [
         info.name for info in make_bundle().classes
