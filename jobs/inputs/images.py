@@ -205,8 +205,8 @@ def _count_frames(image: Image.Image, data: bytes) -> int:
 def _upright(image: Image.Image) -> int:
     """Turn an image upright, in place; the orientation that it had."""
     image.load()
-    turned = image.info.get("original_orientation")  # HEIC comes turned already
-    found = image.getexif().get(_ORIENTATION, _UPRIGHT) if turned is None else turned
+    # Of HEIC it is 1, whatever EXIF says: its own boxes turn it, and the codec does.
+    found = image.getexif().get(_ORIENTATION, _UPRIGHT)
     ImageOps.exif_transpose(image, in_place=True)
     return found if found in _ORIENTATIONS else _UPRIGHT
 
