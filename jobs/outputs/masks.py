@@ -80,7 +80,7 @@ _COMPARED: Final = [
 _GROUP_BYTES: Final = 64 * 2**20
 """Bytes of masks in a row group: what a reader must hold at least."""
 
-_ROWS_A_PAGE: Final = 16
+_ROWS_A_PAGE: Final = 4
 """Looked at before a page ends, at a megabyte: so one mask is read without its group."""
 
 _RECORD: Final = "atrous_record"
