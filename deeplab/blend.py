@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from deeplab.entropy import entropy_of
 from deeplab.ramps import compute_ramp
 from deeplab.transfer import Landing, empty_on_host, to_device
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deeplab.cut import Tile
+    from deeplab.results import Found
     from deeplab.tiles import TileGrid, Window
 
 
@@ -42,6 +44,7 @@ class Blend:
         classes: int,
         device: torch.device,
         chosen: Sequence[int] = (),
+        entropy: bool = False,
     ) -> None:
         """Start with sums of zero.
 
@@ -51,6 +54,7 @@ class Blend:
             classes: K, at most 254.
             device: Where the probabilities are.
             chosen: Ids of classes whose probabilities are wanted themselves.
+            entropy: Whether that of probabilities is wanted.
         """
         self._rows, self._columns = grid.rows, grid.columns
         self._window = window
@@ -67,6 +71,7 @@ class Blend:
         self._confidence = np.zeros_like(self._ids)
         self._chosen = tuple(chosen)
         self._probabilities = np.zeros((len(chosen), *self._ids.shape), dtype=np.uint8)
+        self._entropy = np.zeros(self._ids.shape, np.int16) if entropy else None
         self._landings: list[tuple[slice, Landing]] = []
 
     def add(self, tile: Tile, probabilities: Tensor) -> None:
@@ -88,20 +93,21 @@ class Blend:
             self._advance()
         self._sums = self._sums[:, :0].clone()
 
-    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    def finish(self) -> Found:
         """After ``end``, wait for the rows; any thread may.
 
         Returns:
             Class ids and confidence, uint8 (H, W) of the window, and probabilities.
             Confidence is 255 times the winner's probability, rounded, and so is each
             of the chosen classes' probabilities, uint8 (chosen, H, W). The lowest id
-            wins a tie. Pixels that no tile was added for get 0 of everything.
+            wins a tie. Last the entropy, where it was asked for. Pixels that no tile
+            was added for get 0 of everything.
 
         Raises:
             FloatingPointError: A probability is not a number.
         """
         self._land()
-        return self._ids, self._confidence, self._probabilities
+        return self._ids, self._confidence, self._probabilities, self._entropy
 
     def _advance(self) -> None:
         """Hand out the rows that are complete, and move down one row of tiles."""
@@ -133,6 +139,8 @@ class Blend:
         # One row behind: the host tells the device of the next before it waits.
         self._land()
         chosen = [to_bytes(sums[index]) for index in self._chosen]
+        if self._entropy is not None:
+            chosen.append(entropy_of(sums))
         self._landings.append(
             (
                 slice(top - self._window.row, bottom - self._window.row),
@@ -147,6 +155,8 @@ class Blend:
             is_finite, ids, confidence, *chosen = landing.wait()
             check_numbers(is_finite=bool(is_finite))
             self._ids[rows], self._confidence[rows] = ids, confidence
+            if self._entropy is not None:
+                self._entropy[rows] = chosen.pop()
             for plane, values in zip(self._probabilities, chosen, strict=True):
                 plane[rows] = values
 

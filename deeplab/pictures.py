@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,25 @@ STRIP = 4096
 and so many columns."""
 
 
+ENTROPY_SCALE = 10_000
+"""What stands for the greatest entropy, 1, in whole numbers."""
+
+
+class Entropy(NamedTuple):
+    """Of all the pixels of a picture that hold data."""
+
+    total: int
+    """Sum of theirs, in parts of ``ENTROPY_SCALE``."""
+
+    pixels: int
+    """How many they are."""
+
+    @property
+    def mean(self) -> float | None:
+        """0 to 1; None where no pixel holds data."""
+        return self.total / (ENTROPY_SCALE * self.pixels) if self.pixels else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segmentation:
     """Classes of a window of pixels."""
@@ -39,6 +58,9 @@ class Segmentation:
     probabilities: NDArray[np.uint8] | None = None
     """uint8 (chosen, H, W): the same of each class that was asked for, which for the
     winner is the confidence; None where none was."""
+
+    entropy: Entropy | None = None
+    """Of the pixels that are valid, all in all; None where it was not asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +117,7 @@ def count_tiles(picture: Picture, tiling: Tiling) -> int:
 
 def mark_nodata(cutter: Cutter, found: Found) -> Segmentation:
     """Write 255 and 0 over classes and confidence where there is no data."""
-    mask, confidence, probabilities = found
+    mask, confidence, probabilities, undecided = found
     core, read = cutter.region.core, cutter.region.read
     top, left = core.row - read.row, core.col - read.col
     invalid = ~cutter.valid[top : top + core.height, left : left + core.width]
@@ -106,7 +128,13 @@ def mark_nodata(cutter: Cutter, found: Found) -> Segmentation:
         mask=mask,
         confidence=confidence,
         probabilities=probabilities if len(probabilities) else None,
+        entropy=None if undecided is None else _add_up(undecided, ~invalid),
     )
+
+
+def _add_up(undecided: NDArray[np.int16], valid: NDArray[np.bool_]) -> Entropy:
+    total = undecided.sum(where=valid, dtype=np.int64)
+    return Entropy(total=int(total), pixels=int(valid.sum()))
 
 
 def beside(parts: list[Segmentation]) -> Segmentation:
@@ -114,10 +142,12 @@ def beside(parts: list[Segmentation]) -> Segmentation:
     if len(parts) == 1:
         return parts[0]
     planes = [part.probabilities for part in parts if part.probabilities is not None]
+    sums = [part.entropy for part in parts if part.entropy is not None]
     return Segmentation(
         mask=np.hstack([part.mask for part in parts]),
         confidence=np.hstack([part.confidence for part in parts]),
         probabilities=np.concatenate(planes, axis=2) if planes else None,
+        entropy=Entropy(*map(sum, zip(*sums, strict=True))) if sums else None,
     )
 
 

@@ -55,11 +55,11 @@ def enlarged_winner(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ``enlarged_argmax``, and between both the winner's logit, float32 (N, H, W)."""
     logits = logits.float()
-    best = _enlarge(logits, 0, size, align_corners=align_corners)
+    best = enlarge(logits, 0, size, align_corners=align_corners)
     ids = torch.zeros_like(best, dtype=torch.uint8)
     total = torch.ones_like(best)
     for index in range(1, logits.shape[1]):
-        value = _enlarge(logits, index, size, align_corners=align_corners)
+        value = enlarge(logits, index, size, align_corners=align_corners)
         ids.masked_fill_(value > best, index)
         highest = torch.maximum(best, value)
         total.mul_((best - highest).exp_()).add_((value - highest).exp_())
@@ -82,12 +82,13 @@ def enlarged_probability(
         align_corners: As in ``resize``.
     """
     size = (best.shape[1], best.shape[2])
-    value = _enlarge(logits.float(), index, size, align_corners=align_corners)
+    value = enlarge(logits.float(), index, size, align_corners=align_corners)
     return (value - best).exp_().mul_(probability)
 
 
-def _enlarge(
+def enlarge(
     logits: Tensor, index: int, size: tuple[int, int], *, align_corners: bool
 ) -> Tensor:
+    """One class of logits (N, K, h, w), enlarged: (N, H, W)."""
     plane = logits[:, index : index + 1].contiguous()
     return resize(plane, size, align_corners=align_corners)[:, 0]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from deeplab.blend import Blend, check_numbers, to_bytes
+from deeplab.entropy import enlarged_entropy
 from deeplab.resize import enlarged_probability, enlarged_winner, resize
 from deeplab.transfer import Landing
 
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 
     from deeplab.cut import Cutter, Tile
 
-    Found = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
-    """Class ids and confidence (H, W), and probabilities (chosen, H, W)."""
+    Found = tuple[
+        NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int16] | None
+    ]
+    """Class ids and confidence (H, W), probabilities (chosen, H, W), and entropy (H, W)
+    where it was asked for."""
 
 
 class Results:
@@ -42,6 +46,7 @@ class Results:
         device: torch.device,
         chosen: tuple[int, ...],
         align_corners: bool,
+        entropy: bool = False,
     ) -> None:
         """Start with nothing found.
 
@@ -51,14 +56,17 @@ class Results:
             device: Where the logits are.
             chosen: Ids of classes whose probabilities are wanted themselves.
             align_corners: How logits are enlarged; see ``resize``.
+            entropy: Whether that of probabilities is wanted.
         """
         self._cutters = cutters
         self._classes, self._chosen = classes, chosen
         self._device, self._align_corners = device, align_corners
+        self._entropy = entropy
         self._blend: Blend | None = None
         self._blended = -1
         self._found: list[Callable[[], Found]] = [
-            functools.partial(_find_nothing, cutter, len(chosen)) for cutter in cutters
+            functools.partial(_find_nothing, cutter, len(chosen), entropy=entropy)
+            for cutter in cutters
         ]
 
     def add(self, slots: Sequence[tuple[int, Tile]], logits: Tensor) -> None:
@@ -102,10 +110,14 @@ class Results:
             for one in self._chosen
         )
         planes = [to_bytes(plane) for plane in (sure, *chosen)]
+        if self._entropy:
+            planes.append(
+                enlarged_entropy(logits, best, sure, align_corners=self._align_corners)
+            )
         landing = Landing(sure.isfinite().all(), ids, *planes)
         for place, index in enumerate(indices):
             self._found[index] = functools.partial(
-                _crop, self._cutters[index], landing, place
+                _crop, self._cutters[index], landing, place, entropy=self._entropy
             )
 
     def _add_blended(self, index: int, tile: Tile, logits: Tensor) -> None:
@@ -121,6 +133,7 @@ class Results:
                 classes=self._classes,
                 device=self._device,
                 chosen=self._chosen,
+                entropy=self._entropy,
             )
             self._found[index] = self._blend.finish
         # Contiguous: softmax over strided classes takes twice as long on a CPU.
@@ -132,17 +145,19 @@ class Results:
         self._blend.add(tile, torch.softmax(enlarged, dim=1)[0])
 
 
-def _crop(cutter: Cutter, landing: Landing, place: int) -> Found:
+def _crop(cutter: Cutter, landing: Landing, place: int, *, entropy: bool) -> Found:
     is_finite, *planes = landing.wait()
     check_numbers(is_finite=bool(is_finite))
     core = cutter.region.core
     rows, cols = slice(core.row, core.stop_row), slice(core.col, core.stop_col)
     ids, confidence, *chosen = (plane[place, rows, cols].copy() for plane in planes)
-    return ids, confidence, np.array(chosen, np.uint8).reshape(-1, *ids.shape)
+    undecided = chosen.pop() if entropy else None
+    return ids, confidence, np.array(chosen, np.uint8).reshape(-1, *ids.shape), undecided
 
 
-def _find_nothing(cutter: Cutter, chosen: int) -> Found:
+def _find_nothing(cutter: Cutter, chosen: int, *, entropy: bool) -> Found:
     """No tile holds data."""
     core = cutter.region.core
     ids, confidence, *planes = np.zeros((2 + chosen, core.height, core.width), np.uint8)
-    return ids, confidence, np.array(planes, np.uint8).reshape(-1, *ids.shape)
+    undecided = np.zeros(ids.shape, np.int16) if entropy else None
+    return ids, confidence, np.array(planes, np.uint8).reshape(-1, *ids.shape), undecided

@@ -154,11 +154,19 @@ class Segmenter:
         tiling: Tiling | None = None,
         batch: int | None = None,
         probabilities: Sequence[int] = (),
+        entropy: bool = False,
     ) -> list[Segmentation]:
         """Segment many pictures, whose tiles share batches, so that small ones fill them.
 
-        Each has the bits that it has alone. See ``segment`` for the arguments, and
-        for what is raised, where one of the pictures gives cause to.
+        Each has the bits that it has alone. See ``segment`` for the other arguments,
+        and for what is raised, where one of the pictures gives cause to.
+
+        Args:
+            pictures: What to segment.
+            tiling: See ``segment``, and so of the next two.
+            batch: As there.
+            probabilities: As there.
+            entropy: Whether that of probabilities is wanted; it changes nothing else.
 
         Returns:
             One segmentation for each picture, in order.
@@ -171,7 +179,10 @@ class Segmenter:
         tiling = tiling or self.bundle.tiling
         cutters = [cut_picture(picture, tiling) for picture in pictures]
         segment = functools.partial(
-            self._submit, list(itertools.chain(*cutters)), tuple(probabilities)
+            self._submit,
+            list(itertools.chain(*cutters)),
+            tuple(probabilities),
+            entropy=entropy,
         )
         found = iter(with_less_memory(segment, batch or self.batch))
         # While nodata is marked here, the device is at the next call.
@@ -193,10 +204,12 @@ class Segmenter:
         self.close()
 
     def _submit(
-        self, cutters: list[Cutter], chosen: tuple[int, ...], batch: int
+        self, cutters: list[Cutter], chosen: tuple[int, ...], batch: int, *, entropy: bool
     ) -> list[Callable[[], Found]]:
         try:
-            return self._thread.submit(self._segment, cutters, chosen, batch).result()
+            return self._thread.submit(
+                self._segment, cutters, chosen, batch, entropy=entropy
+            ).result()
         except RuntimeError as error:
             if str(error).startswith("cannot schedule"):
                 raise ValueError("segmenter is closed; make a new one") from error
@@ -235,7 +248,7 @@ class Segmenter:
         return fold(model).to(self._device).to(memory_format=torch.channels_last)
 
     def _segment(
-        self, cutters: list[Cutter], chosen: tuple[int, ...], batch: int
+        self, cutters: list[Cutter], chosen: tuple[int, ...], batch: int, *, entropy: bool
     ) -> list[Callable[[], Found]]:
         """Tell the device all that there is to do; others wait for it."""
         results = Results(
@@ -244,6 +257,7 @@ class Segmenter:
             device=self._device,
             chosen=chosen,
             align_corners=self._align_corners,
+            entropy=entropy,
         )
         with torch.inference_mode(), _exact(self._device):
             for slots, logits in self._predict_all(cutters, batch):

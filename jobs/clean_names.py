@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jobs.assembly import COLLECTION
 from jobs.errors import RunError
+from jobs.outputs.mask_files import first_name
 from jobs.verify import read_retried
 from jobs.verify_folder import (
     DamagedError,
@@ -61,7 +62,8 @@ class References:
         the shard's record names no such output, or the run is finished and no record
         does.
         """
-        if name in self._kept:
+        # Of a shard without a record, only the first of its files of masks is kept in mind.
+        if name in self._kept or first_name(name) in self._kept:
             return None
         if name in self._spent:
             return "spent"
@@ -95,7 +97,7 @@ class References:
         if held is not None and record is not None:
             check_record(shard, held, one, self._tell)
             given = {output.name for output in record.outputs}
-        for name in names:
+        for name in given.union(names):
             if record is None:
                 self._kept.add(name)
             else:

@@ -47,6 +47,9 @@ _where = with_options(
 _confidence = setting("confidence")
 _mosaic = setting("mosaic")
 _aoi = setting("aoi", metavar="FILE|BBOX")
+_masks = with_options(
+    setting("min_confidence", metavar="NUMBER|CLASS=NUMBER,..."), setting("mask_encoding")
+)
 
 
 @click.group(context_settings=_CONTEXT)
@@ -64,7 +67,7 @@ cli.add_command(export)
 @cli.command()
 @click.argument("source")
 @click.argument("run")
-@with_options(_bundle, _limit, _where, with_store)
+@with_options(_bundle, _limit, _masks, _where, with_store)
 def label(source: str, run: str, **_: object) -> int:
     """Segment the images under SOURCE into the Parquet data set RUN/masks."""
     return _start("label", source, run)

@@ -20,6 +20,7 @@ from jobs.inputs.geojson import MAX_FILE, is_box, parse_box, parse_geojson
 from jobs.inputs.sources import read_size
 from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
+from jobs.mask_choice import Masks
 from jobs.mosaic_job import MosaicJob
 from jobs.policy import Policy
 from jobs.prefetch import map_ahead
@@ -72,6 +73,7 @@ class Request:
     product: Product = field(default_factory=Product)
     pick: Pick = field(default_factory=Pick)
     reading: Reading = field(default_factory=Reading)
+    masks: Masks = field(default_factory=Masks)
     aoi: str | None = None
     """Bounds, or the location of a GeoJSON file."""
 
@@ -87,6 +89,7 @@ def start(request: Request, progress: Progress) -> dict[str, Any]:
     # What cannot be is refused before a cluster starts.
     request.tiles.resolve(bundle)
     choose_classes("probabilities", request.product.probabilities, bundle)
+    request.masks.floors(bundle)
     store = open_store(request.access)
     store.require(resolve(request.source))
     check_free(store, resolve(request.run))
@@ -143,6 +146,7 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         limits=request.limits,
         pick=request.pick,
         reading=request.reading,
+        masks=request.masks,
         area=_read_area(request.aoi, request.access),
         bundle_location=named if named == DEMO_BUNDLE else resolve(named),
     )

@@ -16,6 +16,7 @@ from jobs.errors import InputError
 from jobs.settings import (
     ACCESS,
     COMMANDS,
+    MASKS,
     PRODUCT,
     READING,
     SETTINGS,
@@ -138,13 +139,14 @@ def make_request(
         InputError: A setting is out of its range, or the bundle is missing.
     """
     from jobs.commands import Request
+    from jobs.mask_choice import Masks
     from jobs.spec import Cut, Pick, Product, Tiles
 
     if settings["bundle"] is None:
         raise InputError(
             "--bundle is missing; give a file, an s3:// location, or demo for ours"
         )
-    cut = ("shard_items", "shard_bytes", "block")
+    cut = ("shard_items", "shard_bytes", "block", "file_bytes")
     return Request(
         job=job,
         source=source,
@@ -161,6 +163,7 @@ def make_request(
         product=Product(**{name: settings[name] for name in PRODUCT if name in settings}),
         pick=Pick(column=settings["source_column"], asset=settings["asset"]),
         reading=make_reading(settings),
+        masks=Masks(**{name: settings[name] for name in MASKS if name in settings}),
         aoi=settings.get("aoi"),
     )
 
@@ -203,7 +206,11 @@ def make_limits(settings: Mapping[str, Any]) -> Limits:
     """What decoding may take."""
     from jobs.spec import Limits
 
-    return Limits(seconds=settings["decode_timeout"], max_pixels=settings["max_pixels"])
+    sizes = ("max_pixels", "max_bytes")
+    return Limits(
+        seconds=settings["decode_timeout"],
+        **{name: settings[name] for name in sizes if name in settings},
+    )
 
 
 def make_reading(settings: Mapping[str, Any]) -> Reading:

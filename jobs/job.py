@@ -110,6 +110,9 @@ class Job(Protocol):
     readers: ClassVar[int]
     """Items of a shard to read ahead."""
 
+    entropy: ClassVar[bool] = False
+    """Whether it writes how undecided the network is."""
+
     def plan(self) -> Iterator[Shard]:
         """On the driver: all the shards, in order."""
         ...

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from jobs.errors import InputError
 from jobs.inputs.decoding import decode_image
 from jobs.inputs.sources import IMAGE_SUFFIXES, find_items, refresh
 from jobs.job import Image, Job
-from jobs.ledger import DeadLetter, Record, parse_record, to_json
-from jobs.outputs.files import scratch_file, store_file
-from jobs.outputs.masks import NODATA, MaskWriter, read_record
+from jobs.ledger import DeadLetter, Record
+from jobs.outputs.mask_files import MaskFiles
+from jobs.outputs.mask_rows import find_levels, ignore_unsure
+from jobs.outputs.masks import MaskWriter, make_row
 from jobs.prefetch import map_ahead
 from jobs.shards import plan_shards
 from jobs.storage import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from jobs.job import Result
     from jobs.shards import Item, Shard
@@ -30,12 +32,13 @@ _LOOKERS: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelJob(Job):
-    """Images in, masks out: one Parquet file per shard."""
+    """Images in, masks out: a Parquet file per shard, or several where it is large."""
 
     spec: Spec
     fingerprint: str = ""
     folder: str = ""
     readers: ClassVar[int] = 4
+    entropy: ClassVar[bool] = True
 
     def plan(self) -> Iterator[Shard]:
         """Pack the images of the source into shards.
@@ -69,45 +72,42 @@ class LabelJob(Job):
 
     def read(self, shard: Shard, item: Item) -> Image:  # noqa: ARG002 - as the job asks
         """Fetch and decode an image."""
+        limits = self.spec.limits
+        limits.check_bytes(item.size)
         data = open_store(self.spec.access).read(item.uri, etag=item.etag)
-        pixels, valid = decode_image(data, limits=self.spec.limits)
-        return Image(item=item, pixels=pixels, valid=valid)
+        (pixels, valid), origin = decode_image(data, limits=limits)
+        return Image(item=item, pixels=pixels, valid=valid, origin=origin)
 
     def write(self, shard: Shard, results: Iterable[Result | DeadLetter]) -> Record:
-        """Write the masks as one Parquet file, which is there even without a row.
+        """Write the masks as Parquet, in as many files as their size asks for."""
+        files = MaskFiles(
+            store=open_store(self.spec.access),
+            run=self.spec.run,
+            fingerprint=self.fingerprint,
+            limit=self.spec.cut.file_bytes,
+            open=self._open,
+        )
+        return files.write(shard, self._make_rows(results))
 
-        So of two attempts that read differently one is first, in everything.
-        """
-        store = open_store(self.spec.access)
-        name = f"masks/part-{shard.output_key(self.fingerprint)}.parquet"
-        with scratch_file(store, self.spec.run) as path:
-            with MaskWriter(path, self.spec.bundle) as writer:
-                record = self._fill(writer, shard, results)
-                writer.sign(to_json(record).decode())
-            stored = store_file(store, self.spec.run, name, path)
-        if stored.other is not None:
-            record = parse_record(name, read_record(stored.other))
-        return replace(record, outputs=(stored.output,))
+    def _open(self, path: Path) -> MaskWriter:
+        provenance = {"fingerprint": self.fingerprint, "options": self.spec.results()}
+        return MaskWriter(
+            path,
+            self.spec.bundle,
+            encoding=self.spec.masks.mask_encoding,
+            provenance=provenance,
+        )
 
-    def _fill(
-        self, writer: MaskWriter, shard: Shard, results: Iterable[Result | DeadLetter]
-    ) -> Record:
-        letters: list[DeadLetter] = []
-        done = pixels = nodata = 0
+    def _make_rows(
+        self, results: Iterable[Result | DeadLetter]
+    ) -> Iterator[dict[str, Any] | DeadLetter]:
+        spec = self.spec
+        levels = find_levels(spec.floors)
         for result in results:
             if isinstance(result, DeadLetter):
-                letters.append(result)
+                yield result
                 continue
-            writer.add(result)
-            done += 1
-            pixels += result.segmentation.mask.size
-            nodata += int((result.segmentation.mask == NODATA).sum())
-        return Record(
-            shard=shard.index,
-            fingerprint=self.fingerprint,
-            items=len(shard.items),
-            items_done=done,
-            dead_letters=tuple(letters),
-            pixels_done=pixels - nodata,
-            pixels_nodata=nodata,
-        )
+            found = result.segmentation
+            if spec.floors:
+                ignore_unsure(found.mask, found.confidence, levels)
+            yield make_row(result, spec.bundle, encoding=spec.masks.mask_encoding)

@@ -14,6 +14,7 @@ from jobs.config import make_access, make_limits, make_place, make_policy, make_
 from jobs.engine import Place, open_engine
 from jobs.errors import CODES, InputError, RunError
 from jobs.folder import require_job
+from jobs.mask_choice import MASK_ENCODINGS, Masks, keep_floors
 from jobs.policy import Policy
 from jobs.retry import plan_retry
 from jobs.runner import work_off
@@ -132,6 +133,11 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
             ),
             cut=Cut(**held["cut"]),
             product=_read_product({name: identity[name] for name in known}),
+            masks=Masks(
+                # Maps of before there was a choice have neither.
+                min_confidence=keep_floors(identity.get("min_confidence")),
+                mask_encoding=identity.get("mask_encoding", MASK_ENCODINGS[0]),
+            ),
             pick=Pick(column=identity["source_column"], asset=identity["asset"]),
             access=request.access,
             policy=request.policy,

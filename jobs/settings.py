@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deeplab.tiles import BLENDS
 from jobs.errors import InputError
+from jobs.mask_choice import MASK_ENCODINGS
 from jobs.policy import REACTIONS, STAGES
 from jobs.spec import MOSAICS
 
@@ -118,6 +119,11 @@ def _read_list(*kinds: type) -> Callable[[Any], tuple[Any, ...]]:
     return read
 
 
+def _read_floors(value: Any) -> tuple[str, ...]:  # noqa: ANN401
+    is_alone = type(value) in {int, float}
+    return _read_list(str, int, float)([value] if is_alone else value)
+
+
 def _parse_range(text: str) -> tuple[float, float]:
     low, high = _parse_list(float)(text)
     return low, high
@@ -157,6 +163,11 @@ PLACES: Final = Kind(
     allowed="folders or s3:// prefixes, with commas between them",
     parse=_parse_list(str),
     read=_read_list(str),
+)
+FLOORS: Final = Kind(
+    allowed="a number from 0 to 1, or one for each class such as road=0.7,car=0.5",
+    parse=_parse_list(str),
+    read=_read_floors,
 )
 SECONDS: Final = Kind(
     allowed="seconds, or a time such as 90s, 15m or 2h",
@@ -209,6 +220,20 @@ SETTINGS: Final = {
     ),
     "shard_bytes": Setting(
         kind=WHOLE, default=256 * 2**20, about="Most bytes of input files in a shard."
+    ),
+    "file_bytes": Setting(
+        kind=WHOLE,
+        default=512 * 2**20,
+        about="Most bytes of masks, before compression, in a file of two or more.",
+    ),
+    "min_confidence": Setting(
+        kind=FLOORS,
+        about="Pixels less sure become 254, ignore: 0.6, or by class road=0.7,car=0.5.",
+    ),
+    "mask_encoding": Setting(
+        kind=_choice(*MASK_ENCODINGS),
+        default=MASK_ENCODINGS[0],
+        about="Masks as raw bytes, or as PNG, which viewers and datasets show.",
     ),
     "block": Setting(kind=WHOLE, default=4096, about="Block side in px."),
     "confidence": Setting(
@@ -298,6 +323,9 @@ SETTINGS: Final = {
     "max_pixels": Setting(
         kind=WHOLE, default=100_000_000, about="Most pixels of an image to decode."
     ),
+    "max_bytes": Setting(
+        kind=WHOLE, default=2**30, about="Most bytes of an image's file to fetch."
+    ),
     "allow_unauthenticated": Setting(
         kind=FLAG,
         default=False,
@@ -319,18 +347,20 @@ READING: Final = ("bands", "value_range", "crs", "resolution", "allow_vrt")
 POLICY: Final = ("on_error", "max_dead_letters")
 PRODUCT: Final = ("confidence", "probabilities", "mosaic", "compression")
 LIMITS: Final = ("decode_timeout", "max_pixels")
+MASKS: Final = ("min_confidence", "mask_encoding")
 
 _SOURCE: Final = ("bundle", "limit", "source_column", "asset")
 _SHARDS: Final = ("shard_items", "shard_bytes")
 _CUT: Final = (*_SHARDS, "block")
 TILES: Final = ("tile", "overlap", "blend")
+_IMAGES: Final = ("file_bytes", *MASKS, "max_bytes")
 _SHARED: Final = (*PLACE, *ACCESS, *POLICY, *LIMITS)
 _COMPUTE: Final = ("device", "precision", "threads")
 
 COMMANDS: Final = {
-    "label": (*_SOURCE, *_SHARDS, *TILES, *_COMPUTE, *_SHARED),
+    "label": (*_SOURCE, *_SHARDS, *_IMAGES, *TILES, *_COMPUTE, *_SHARED),
     "map": (*_SOURCE, "aoi", *_CUT, *READING, *PRODUCT, *TILES, *_COMPUTE, *_SHARED),
-    "retry": ("bundle", "allow_vrt", *_SHARED),
+    "retry": ("bundle", "allow_vrt", *_SHARED, "max_bytes"),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from deeplab.tiles import BlendKind, Tiling
 from jobs.class_choice import choose_classes
-from jobs.errors import InputError
+from jobs.errors import InputError, ItemError
+from jobs.mask_choice import Masks
 from jobs.policy import Policy
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ class Cut:
     block: int = 4096
     """Side of a raster's blocks, in px."""
 
+    file_bytes: int = 512 * 2**20
+    """Most bytes of masks, before they are compressed, in a file of two or more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
@@ -126,12 +130,27 @@ class Limits:
     max_pixels: int = 100_000_000
     """Width times height."""
 
+    max_bytes: int = 2**30
+    """Of an image's file; those of a raster are never read as a whole."""
+
     def __post_init__(self) -> None:
         """Check the limits."""
         if not self.seconds > 0:
             raise InputError(f"decode_timeout must be more than 0 s, got {self.seconds:g}")
         if self.max_pixels < 1:
             raise InputError(f"max_pixels must be at least 1, got {self.max_pixels}")
+        if self.max_bytes < 1:
+            raise InputError(f"max_bytes must be at least 1, got {self.max_bytes}")
+
+    def check_bytes(self, size: int) -> None:
+        """Refuse a file of so many bytes, if it is too large.
+
+        Raises:
+            ItemError: ``too_large``.
+        """
+        if size > self.max_bytes:
+            text = f"{size} bytes exceed {self.max_bytes}; see -c max_bytes"
+            raise ItemError("too_large", text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +250,7 @@ class Spec:
     product: Product = field(default_factory=Product)
     pick: Pick = field(default_factory=Pick)
     reading: Reading = field(default_factory=Reading)
+    masks: Masks = field(default_factory=Masks)
     area: str = ""
     """GeoJSON of the area that a map is limited to; empty for all."""
 
@@ -245,7 +265,7 @@ class Spec:
                 f"bands must name {len(needed)} bands for this bundle "
                 f"({', '.join(needed)}), got {_commas(bands)}"
             )
-        _ = self.probabilities
+        _ = self.probabilities, self.floors
 
     @property
     def tiling(self) -> Tiling:
@@ -264,6 +284,11 @@ class Spec:
             InputError: The bundle has no such class.
         """
         return choose_classes("probabilities", self.product.probabilities, self.bundle)
+
+    @property
+    def floors(self) -> tuple[float, ...]:
+        """Least confidence of each class; see ``Masks.floors``."""
+        return self.masks.floors(self.bundle)
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be resumed."""
@@ -286,6 +311,8 @@ class Spec:
             **asdict(self.product),
             "probabilities": list(self.probabilities) or None,
             **self.reading.results(),
+            "mask_encoding": self.masks.mask_encoding,
+            "min_confidence": list(self.floors) or None,
             "area": _digest_of_text(self.area) if self.area else None,
             "torch": version("torch").split("+")[0],
             "result_version": RESULT_VERSION,

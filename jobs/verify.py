@@ -10,6 +10,7 @@ the size of an output on a local disk, of which a window is held at a time.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING, Final
 
 from jobs.assembly import COLLECTION
@@ -26,11 +27,12 @@ from jobs.verify_folder import (
 )
 from jobs.verify_ledger import pair, read_found, read_tasks
 from jobs.verify_letters import Due, Letters, Retried
+from jobs.verify_masks import ShardMasks
 from jobs.verify_objects import Inventory
-from jobs.verify_outputs import Outputs, inspect_made, inspect_masks, inspect_piece
+from jobs.verify_outputs import Outputs, inspect_made, inspect_piece
 from jobs.verify_proof import Manifest, check_success, check_views
 from jobs.verify_rasters import Rasters
-from jobs.verify_record import check_record, output_names
+from jobs.verify_record import check_record, later_name, output_names
 from jobs.verify_report import NOT_FINISHED, Report
 from jobs.verify_wholes import Wholes
 
@@ -215,8 +217,7 @@ class _Check:
         """Look at what a shard wrote."""
         record, names = None if held is None else held.record, output_names(shard, one)
         if self._unfinished or record is None:
-            for name in names:
-                self._inventory.find(name)  # planned, so not unnamed
+            self._find_planned(one, shard, names)
         if one.job != "label":
             for raster in self._rasters.add(shard, record, names[0]):
                 yield from self._raster(one, raster)
@@ -228,9 +229,20 @@ class _Check:
         elif record is not None and one.job == "label":
             yield from self._masks(one, shard, record)
 
+    def _find_planned(self, one: Pass, shard: Shard, names: tuple[str, ...]) -> None:
+        """What an attempt may have written is not unnamed."""
+        for name in names:
+            self._inventory.find(name)
+        # Further files of masks come one after the other.
+        more = itertools.count(1) if one.job == "label" else ()
+        for number in more:
+            if self._inventory.find(later_name(shard, one, number)) is None:
+                return
+
     def _masks(self, one: Pass, shard: Shard, record: Record) -> Iterator[Look]:
-        inspect = functools.partial(inspect_masks, shard, record, one)
+        masks = ShardMasks(shard, record, one)
         for output in record.outputs:
+            inspect = functools.partial(masks.inspect, output.name)
             yield from self._outputs.look(output, inspect)
 
     def _raster(self, one: Pass, raster: Raster) -> Iterator[Look]:

@@ -7,14 +7,12 @@ import functools
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from deeplab.tiles import Window
-from jobs.errors import ItemError, RunError
-from jobs.ledger import parse_record
-from jobs.outputs.recount import read_signature, recount_masks, recount_raster
+from jobs.errors import ItemError
+from jobs.outputs.recount import recount_raster
 from jobs.storage import S3, join
 from jobs.verify_objects import Held, short
 from jobs.verify_report import Difference
@@ -25,9 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from jobs.ledger import Output, Record
-    from jobs.outputs.recount import MaskRow, RasterCount
-    from jobs.shards import Shard
+    from jobs.ledger import Output
+    from jobs.outputs.recount import RasterCount
     from jobs.storage import Store
     from jobs.verify_folder import Pass
     from jobs.verify_objects import Inventory
@@ -44,7 +41,7 @@ Look = Callable[[], list[Difference]]
 """Reads an object, in any thread."""
 
 NODATA: Final = 255
-_IGNORED: Final = 254
+IGNORED: Final = 254
 
 
 class Outputs:
@@ -135,54 +132,9 @@ def _local(store: Store, uri: str) -> Iterator[Path]:
         yield path
 
 
-# Masks of images
-
-
-def inspect_masks(shard: Shard, record: Record, one: Pass, path: Path) -> Iterator[Told]:
-    """Count a shard's masks again."""
-    bare = replace(record, outputs=(), seconds={}, worker="", attempts=1)
-    try:
-        signed = parse_record(path.name, read_signature(path))
-    except RunError as error:
-        raise ValueError(str(error)) from error
-    if signed != bare:
-        yield "wrong_record", f"the record that it was signed with, {bare}", signed
-    dead = {letter.uri for letter in record.dead_letters}
-    left = [(item.uri, item.key) for item in shard.items if item.uri not in dead]
-    given, pixels, nodata = [], 0, 0
-    for row in recount_masks(path):
-        given.append((row.fields["uri"], row.fields["key"]))
-        yield from _inspect_row(row, one)
-        pixels += row.size
-        nodata += int(row.counts[NODATA])
-    if given != left:
-        yield "wrong_count", f"rows of {len(left)} items: {left}", given
-    expected = record.pixels_done, record.pixels_nodata
-    if (pixels - nodata, nodata) != expected:
-        yield (
-            "wrong_count",
-            "{} pixels done, {} nodata".format(*expected),
-            (f"{pixels - nodata} and {nodata}"),
-        )
-
-
-def _inspect_row(row: MaskRow, one: Pass) -> Iterator[Told]:
-    fields, key = row.fields, row.fields["key"]
-    if row.size != fields["height"] * fields["width"]:
-        sides = f"{fields['height']} x {fields['width']}"
-        yield "wrong_count", f"{key} of {sides} px", f"{row.size} bytes"
-    counted = row.counts[: one.classes].tolist()
-    if fields["class_pixels"] != counted:
-        yield "wrong_count", f"{key} with class_pixels {counted}", fields["class_pixels"]
-    yield from inspect_values(row.counts, one, key)
-    made_by = fields["mask_encoding"], fields["bundle_digest"]
-    if made_by != ("raw", one.bundle):
-        yield "wrong_record", f"{key} raw, by bundle {one.bundle}", made_by
-
-
 def inspect_values(counts: NDArray[np.int64], one: Pass, where: object) -> Iterator[Told]:
     """Whether there are classes that the bundle does not know."""
-    strange = int(counts[one.classes : _IGNORED].sum())
+    strange = int(counts[one.classes : IGNORED].sum())
     if strange:
         yield "wrong_count", f"{where} of {one.classes} classes", f"{strange} px of others"
 

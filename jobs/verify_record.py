@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jobs.outputs.mask_files import mask_name
 from jobs.wholes import done_items, names_of
 
 if TYPE_CHECKING:
@@ -45,18 +46,27 @@ _LEFT_OUT = (
 
 
 def output_names(shard: Shard, one: Pass) -> tuple[str, ...]:
-    """What a shard's outputs are called, whoever writes them."""
+    """What a shard's outputs are called, whoever writes them; of masks the first one."""
     if shard.is_whole:
         return tuple(name for item in shard.items for name in names_of(item))
     key = shard.output_key(one.fingerprint)
-    return (f"masks/part-{key}.parquet" if one.job == "label" else f"pieces/{key}.tif",)
+    return (mask_name(key, 0) if one.job == "label" else f"pieces/{key}.tif",)
+
+
+def later_name(shard: Shard, one: Pass, number: int) -> str:
+    """What a further file of a shard's masks is called, if there is one; from 1."""
+    return mask_name(shard.output_key(one.fingerprint), number)
 
 
 def _outputs(shard: Shard, record: Record, one: Pass) -> list[list[str]]:
     """What a record's outputs may be called; rasters with probabilities or without."""
     if not shard.is_whole:
-        some = one.job == "label" or record.pixels_done
-        return [[*output_names(shard, one)] if some else []]
+        first = [*output_names(shard, one)]
+        if one.job == "label":
+            # How many files there are is told by their size; each holds an item at least.
+            more = range(1, min(len(record.outputs), len(shard.items)))
+            return [[*first, *(later_name(shard, one, number) for number in more)]]
+        return [first if record.pixels_done else []]
     made = [names_of(item) for item in done_items(shard, record)]
     return [
         [

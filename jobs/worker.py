@@ -208,6 +208,7 @@ class Worker:
                 tiling=self._job.spec.tiling,
                 batch=batch,
                 probabilities=self._job.spec.probabilities,
+                entropy=self._job.entropy,
             )
         except MemoryError as error:
             if not attempt.alone:

@@ -28,6 +28,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
     "h5py": ("deeplab.foreign.files",),
     "numpy": ("jobs", "deeplab"),
     "onnxruntime": ("deeplab.export",),
+    "pillow_heif": ("jobs.inputs.images",),
     "pyarrow": (
         "jobs.plan",
         "jobs.letters",
@@ -57,7 +58,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
     "torchvision": ("deeplab",),
 }
 
-DISTRIBUTIONS = {"PIL": "pillow"}
+DISTRIBUTIONS = {"PIL": "pillow", "pillow_heif": "pillow-heif"}
 """Where a package is not called like what is installed."""
 
 FLOORS = (  # from the ground up: a module imports its own floor and those below
@@ -74,6 +75,7 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
     ),
     (
         "jobs.class_choice",
+        "jobs.mask_choice",
         "jobs.policy",
         "jobs.spec",
         "jobs.settings",

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from jobs.errors import ItemError, StoreError
 from jobs.inputs.child import Child, KilledError, StalledError
+from jobs.inputs.frames import read_origin
 from jobs.spec import Limits, Reading
 from jobs.storage import S3, open_store
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from deeplab.tiles import Window
     from jobs.inputs.frames import Arrays
     from jobs.inputs.rasters import RasterInfo
+    from jobs.job import Origin
     from jobs.storage import Access
 
 PROCESSES: Final = {
@@ -150,24 +152,26 @@ _SOUND: Final = {
 """After these a decoder is as good as before."""
 
 
-def decode_image(data: bytes, *, limits: Limits = _LIMITS) -> Arrays:
-    """Decode a JPEG, PNG, WebP or TIFF file in a decoder.
+def decode_image(data: bytes, *, limits: Limits = _LIMITS) -> tuple[Arrays, Origin]:
+    """Decode an image file in a decoder; see ``jobs.inputs.images``.
 
     Args:
         data: The file's bytes.
         limits: What it may take.
 
     Returns:
-        Pixels, uint8 (3, H, W), RGB; and validity, bool (H, W).
+        Pixels, uint8 (3, H, W), RGB, and validity, bool (H, W); and what the file is.
 
     Raises:
         ItemError: ``undecodable``, ``too_large``, ``unsupported``, ``timed_out``,
             ``crashed_decoder`` or ``out_of_memory``.
     """
+    limits.check_bytes(len(data))
     fields = {"max_pixels": limits.max_pixels}
     decoders = _decoders("jobs.inputs.images", os.getpid())
-    _, arrays = decoders.ask("decode", fields, data, seconds=limits.seconds)
-    return checked(arrays, bands=3)
+    answer, found = decoders.ask("decode", fields, data, seconds=limits.seconds)
+    arrays = checked(found, bands=3)
+    return arrays, read_origin(answer, arrays)
 
 
 def image_size(head: bytes, *, limits: Limits = _LIMITS) -> tuple[int, int]:

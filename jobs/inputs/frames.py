@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from jobs.errors import ItemError
+from jobs.job import Origin
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -201,3 +204,24 @@ def _map(descriptor: int, shape: tuple[int, int, int]) -> Arrays:
     pixels = np.frombuffer(memory, np.uint8, count).reshape(shape)
     valid = np.frombuffer(memory, np.bool_, offset=count).reshape(shape[1:])
     return pixels, valid
+
+
+_ORIGIN: Final = {"format": str, "orientation": int, "frames": int}
+"""What a decoder says of a file; the size is that of its arrays."""
+
+
+def origin_fields(origin: Origin) -> dict[str, Any]:
+    """What to answer of a decoded file, for JSON."""
+    return {name: getattr(origin, name) for name in _ORIGIN}
+
+
+def read_origin(fields: Any, arrays: Arrays) -> Origin:  # noqa: ANN401 - from JSON
+    """What a decoder says of a file that it gave the pixels of.
+
+    Raises:
+        ItemError: ``crashed_decoder``: it says something else.
+    """
+    if not isinstance(fields, dict) or {k: type(v) for k, v in fields.items()} != _ORIGIN:
+        raise ItemError("crashed_decoder", "the decoder's answer makes no sense")
+    height, width = arrays[1].shape
+    return Origin(**fields, height=height, width=width)

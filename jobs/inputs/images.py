@@ -1,8 +1,10 @@
 """Decode image files with Pillow, which survives what crashes libpng users.
 
 The mask of an image is in its upright orientation: EXIF orientation is applied
-first. Pixels that are fully transparent count as nodata. 16-bit samples keep
-their high byte. Only the first frame of a file is read.
+first. Pixels that are fully transparent count as nodata. Samples of more than 8
+bits keep their highest 8; grey stands three times; CMYK and YCCK become RGB as
+Pillow does it, without colour profiles. Of a file of several frames or pages the
+first one is read, of HEIC the primary one.
 
 What is untrusted is decoded in a process of its own, by ``jobs.inputs.decoding``.
 """
@@ -12,10 +14,14 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
     Image,
     ImageOps,
     JpegImagePlugin,
@@ -26,6 +32,12 @@ from PIL import (
 )
 
 from jobs.errors import ItemError
+from jobs.inputs.frames import origin_fields
+from jobs.job import Origin
+
+_HAS_HEIF: Final = find_spec("pillow_heif") is not None
+if _HAS_HEIF:  # an extra of ours
+    import pillow_heif
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,11 +46,39 @@ if TYPE_CHECKING:
 
     from jobs.inputs.frames import Arrays, Empty
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF")
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF")
 """The only decoders that untrusted bytes may reach."""
 
 # Imported by name, so that Pillow need not load all its decoders to find one.
-_PLUGINS: Final = (JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
+_PLUGINS: Final = (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+_CODECS: Final = {
+    "AVIF": (AvifImagePlugin.SUPPORTED, "a Pillow that was built with libavif"),
+    "HEIF": (_HAS_HEIF, "pip install 'atrous[heif]'"),
+}
+"""Formats that not every installation reads: whether this one does, and what would."""
+
+_BRANDS: Final = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"
+)
+"""What stands in an ISO media file (ISO/IEC 23008-12) whose image is one of these."""
+
+_UPRIGHT: Final = 1
+_ORIENTATION: Final = 0x0112
+_ORIENTATIONS: Final = range(1, 9)
+
+# A decoder has one core; each thread more takes of its memory.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+if _HAS_HEIF:
+    pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
 
 MAX_PIXELS: Final = 100_000_000
 """Larger images are refused before they are decoded."""
@@ -74,8 +114,8 @@ def new_arrays(bands: int, height: int, width: int) -> Arrays:
 
 def decode_image(
     data: bytes, *, max_pixels: int = MAX_PIXELS, empty: Empty = new_arrays
-) -> Arrays:
-    """Decode a JPEG, PNG, WebP or TIFF file.
+) -> tuple[Arrays, Origin]:
+    """Decode an image file of one of ``FORMATS``.
 
     Args:
         data: The file's bytes.
@@ -83,7 +123,7 @@ def decode_image(
         empty: Gives the arrays to fill.
 
     Returns:
-        Pixels, uint8 (3, H, W), RGB; and validity, bool (H, W).
+        Pixels, uint8 (3, H, W), RGB, and validity, bool (H, W); and what the file is.
 
     Raises:
         ItemError: ``undecodable``, ``too_large`` or ``unsupported``.
@@ -94,14 +134,20 @@ def decode_image(
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, max_pixels)
-            upright = _upright(image)
-            arrays = empty(3, upright.height, upright.width)
-            _fill(upright, *arrays)
-            return arrays
+            frames = _count_frames(image, data)
+            kind, orientation = image.format or "", _upright(image)
+            _check(image, max_pixels)  # of a few formats only pixels tell the size
+            arrays = empty(3, image.height, image.width)
+            _fill(image, *arrays)
+            return arrays, Origin(
+                format="JPEG" if kind == "MPO" else kind,
+                orientation=orientation,
+                frames=frames,
+                height=image.height,
+                width=image.width,
+            )
     except UnidentifiedImageError as error:
-        raise ItemError(
-            "undecodable", f"no {', '.join(FORMATS)} file, or damaged"
-        ) from error
+        raise _refusal(data) from error
     except _DECODE_ERRORS as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ItemError("undecodable", text) from error
@@ -120,6 +166,16 @@ def image_size(head: bytes) -> tuple[int, int]:
         raise ItemError("undecodable", "the header cannot be read") from error
 
 
+def _refusal(data: bytes) -> ItemError:
+    """Why no decoder takes a file."""
+    kind = _BRANDS.get(data[8:12], "") if data[4:8] == b"ftyp" else ""
+    is_there, wanted = _CODECS.get(kind, (True, ""))
+    if not is_there:
+        text = f"it is {kind}, which needs {wanted} wherever replicas run"
+        return ItemError("unsupported", text)
+    return ItemError("undecodable", f"no {', '.join(FORMATS)} file, or damaged")
+
+
 def _check(image: Image.Image, max_pixels: int) -> None:
     pixels = image.width * image.height
     if pixels > max_pixels:
@@ -134,20 +190,36 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _count_frames(image: Image.Image, data: bytes) -> int:
+    """How many frames or pages there are; of a damaged file, as many as are found."""
+    if image.format not in {"GIF", "TIFF"}:
+        return int(getattr(image, "n_frames", 1))
+    # These are counted by going through the file, which leaves an image elsewhere.
+    with Image.open(io.BytesIO(data), formats=FORMATS) as walker:
+        try:
+            return int(getattr(walker, "n_frames", 1))
+        except _DECODE_ERRORS:
+            return int(walker.tell()) + 1
+
+
+def _upright(image: Image.Image) -> int:
+    """Turn an image upright, in place; the orientation that it had."""
     image.load()
+    # Of HEIC it is 1, whatever EXIF says: its own boxes turn it, and the codec does.
+    found = image.getexif().get(_ORIENTATION, _UPRIGHT)
     ImageOps.exif_transpose(image, in_place=True)
-    return image
+    return found if found in _ORIENTATIONS else _UPRIGHT
 
 
 def _fill(image: Image.Image, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
     """Convert strip by strip: no mode's pixels depend on their neighbours."""
     transparent = image.info.get("transparency")
     is_16_bit, has_alpha = image.mode.startswith("I;16"), image.has_transparency_data
+    shift, inverted = _find_scale(image) if is_16_bit else (0, False)
     for rows, strip in _strips(image):
         if is_16_bit:
             samples = np.asarray(strip)
-            pixels[:, rows] = samples >> 8
+            pixels[:, rows] = (~samples if inverted else samples) >> shift
             valid[rows] = True if transparent is None else samples != transparent
         elif has_alpha:
             samples = np.asarray(strip.convert("RGBA"))
@@ -156,6 +228,17 @@ def _fill(image: Image.Image, pixels: NDArray[np.uint8], valid: NDArray[np.bool_
         else:
             pixels[:, rows] = np.asarray(strip.convert("RGB")).transpose(2, 0, 1)
             valid[rows] = True
+
+
+def _find_scale(image: Image.Image) -> tuple[int, bool]:
+    """How far samples of 16 bits are to be shifted, and whether 0 is white.
+
+    Pillow gives 12 bits of a TIFF as they are, and leaves white where it is 0 alone
+    when samples have 16 bits.
+    """
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+    return bits - 8, tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
@@ -168,8 +251,9 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
-def _decode(fields: dict[str, Any], data: bytes, empty: Empty) -> None:
-    decode_image(data, max_pixels=fields["max_pixels"], empty=empty)
+def _decode(fields: dict[str, Any], data: bytes, empty: Empty) -> dict[str, Any]:
+    _, origin = decode_image(data, max_pixels=fields["max_pixels"], empty=empty)
+    return origin_fields(origin)
 
 
 def _size(_fields: dict[str, Any], data: bytes, _empty: Empty) -> tuple[int, int]:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from jobs.spec import Reading
     from jobs.storage import Store
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES: Final = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"),
+    *(".gif", ".bmp", ".avif", ".heic", ".heif"),
+)
 RASTER_SUFFIXES: Final = (".tif", ".tiff")
 _LOOKERS: Final = 32
 _PICK: Final = Pick()

@@ -18,7 +18,9 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from jobs.inputs.rasters import GDAL_OPTIONS
-from jobs.outputs.masks import SCHEMA, read_record
+from jobs.mask_choice import MASK_ENCODINGS
+from jobs.outputs.masks import mask_schema, read_record
+from jobs.outputs.png import decode_png
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,7 +43,7 @@ class MaskRow:
     """Every column but ``mask``."""
 
     size: int
-    """Bytes of the mask."""
+    """Pixels of the mask."""
 
     counts: NDArray[np.int64]
     """(256,): pixels of each value."""
@@ -69,14 +71,25 @@ def recount_masks(path: Path) -> Iterator[MaskRow]:
         ValueError: It is damaged, or has other columns.
     """
     with _parquet_errors(), pq.ParquetFile(path) as file:
-        if not file.schema_arrow.equals(SCHEMA):
+        schemas = {one: mask_schema(one) for one in MASK_ENCODINGS}
+        found = [one for one, each in schemas.items() if file.schema_arrow.equals(each)]
+        if not found:
             raise ValueError("it has not the columns of masks")
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             table.validate(full=True)
             for row in table.to_pylist():
-                mask = np.frombuffer(row.pop("mask"), dtype=np.uint8)
+                if row["mask_encoding"] != found[0]:
+                    raise ValueError(f"a mask that is {found[0]} is said to be none")
+                mask = _unpack(row, row.pop("mask"))
                 yield MaskRow(fields=row, size=mask.size, counts=_count(mask))
+
+
+def _unpack(row: dict[str, Any], held: bytes | dict[str, Any]) -> NDArray[np.uint8]:
+    """The values of a mask, whatever their number."""
+    if isinstance(held, dict):
+        return decode_png(held["bytes"], row["height"], row["width"])
+    return np.frombuffer(held, dtype=np.uint8)
 
 
 def read_rows(data: bytes, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:

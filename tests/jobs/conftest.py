@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +10,11 @@ import rasterio
 from rasterio.transform import from_origin
 
 from deeplab.bundle import Bundle, ClassInfo
+from deeplab.pictures import Segmentation
 from jobs.cli import _main
 from jobs.conclude import MANIFEST, conclude, write_views
 from jobs.folder import SUCCESS, prepare, read_shards
+from jobs.job import Result
 from jobs.label_job import LabelJob
 from jobs.ledger import Ledger, TaskRecord, dead_letter
 from jobs.map_job import MapJob
@@ -91,12 +92,12 @@ def make_items():
 def make_result():
     """An item and a mask of it, as a job hands it to a writer."""
 
-    def make(mask, *, key="a.jpg", confidence=None):
+    def make(mask, *, key="a.jpg", confidence=None, entropy=None, origin=None):
         if confidence is None:
             confidence = np.full(mask.shape, 128, dtype=np.uint8)
         item = Item(uri=f"s3://bucket/{key}", key=key, size=1, etag="e")
-        segmentation = SimpleNamespace(mask=mask, confidence=confidence)
-        return SimpleNamespace(item=item, segmentation=segmentation)
+        segmentation = Segmentation(mask=mask, confidence=confidence, entropy=entropy)
+        return Result(item=item, segmentation=segmentation, origin=origin)
 
     return make
 
@@ -271,8 +272,8 @@ def _result(job, shard, item, dead):
     if item.key == EMPTY_CHIP:
         mask[:] = 255
     confidence = np.where(mask == 255, 0, 128).astype(np.uint8)
-    segmentation = SimpleNamespace(mask=mask, confidence=confidence)
-    return SimpleNamespace(item=item, segmentation=segmentation)
+    segmentation = Segmentation(mask=mask, confidence=confidence)
+    return Result(item=item, segmentation=segmentation)
 
 
 EMPTY_CHIP = "c.tif"

@@ -30,6 +30,7 @@ from jobs.settings import (
     CLASSES,
     COMMANDS,
     FLAG,
+    FLOORS,
     NUMBER,
     PLACES,
     RANGE,
@@ -87,6 +88,10 @@ ANOTHER = {  # a value of each setting that is not its default
     "capacity_timeout": 30.0,
     "decode_timeout": 0.25,
     "max_pixels": 1000,
+    "max_bytes": 2000,
+    "file_bytes": 2**20,
+    "min_confidence": ("0.6", "road=0.7"),
+    "mask_encoding": "png",
     "allow_unauthenticated": True,
 }
 
@@ -166,6 +171,7 @@ def test_a_retry_computes_as_its_run_did():
     assert place == Place(replicas=3, patience_s=1.0)
     assert make_policy(settings).max_dead_letters is None
     assert make_limits(settings | {"max_pixels": 9}) == Limits(max_pixels=9)
+    assert make_limits(settings | {"max_bytes": 9}) == Limits(max_bytes=9)
 
 
 @pytest.mark.parametrize("name", ACCESS)
@@ -565,6 +571,7 @@ VALUES = {
     BANDS: st.lists(st.integers()).map(tuple),
     RANGE: st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 2),
     CLASSES: st.lists(st.text()).map(tuple),
+    FLOORS: st.lists(st.text()).map(tuple),
     PLACES: st.lists(st.text()).map(tuple),
     SECONDS: st.floats(min_value=0, allow_nan=False, allow_infinity=False),
     SHARE: st.integers() | st.decimals(0, 100, places=3).map("{:f}%".format),

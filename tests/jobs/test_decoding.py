@@ -572,8 +572,9 @@ def test_an_image_is_what_it_is_without_a_decoder():
         Image.fromarray(noise[:, :, 0]),
         Image.fromarray(noise[:, :, :2].copy().view(np.uint16)[:, :, 0]),
     ):
-        pixels, valid = decode_image(encoded(image))
-        expected, known = images.decode_image(encoded(image))
+        (pixels, valid), origin = decode_image(encoded(image))
+        (expected, known), told = images.decode_image(encoded(image))
+        assert origin == told
         np.testing.assert_array_equal(pixels, expected)
         np.testing.assert_array_equal(valid, known)
 
@@ -590,7 +591,7 @@ def test_the_users_limits_hold():
     with pytest.raises(ItemError) as caught:
         decode_image(data, limits=Limits(max_pixels=1999))
     assert caught.value.code == "too_large"
-    assert decode_image(data, limits=Limits(max_pixels=2000))[0].shape == (3, 50, 40)
+    assert decode_image(data, limits=Limits(max_pixels=2000))[0][0].shape == (3, 50, 40)
     large = encoded(Image.new("RGB", (9000, 9000)))
     with pytest.raises(ItemError) as caught:
         decode_image(large, limits=Limits(seconds=0.05))
@@ -600,6 +601,6 @@ def test_the_users_limits_hold():
 def test_decoders_can_be_closed_and_asked_again():
     data = encoded(Image.new("RGB", (4, 5), (1, 2, 3)))
     for _ in range(2):
-        pixels, _ = decode_image(data)
+        (pixels, _), _ = decode_image(data)
         assert pixels[:, 0, 0].tolist() == [1, 2, 3]
         close_decoders()

@@ -15,6 +15,7 @@ from jobs.commands import make_spec as make_spec_of
 from jobs.engine import Place, open_engine
 from jobs.errors import InputError
 from jobs.ledger import DeadLetter
+from jobs.mask_choice import Masks
 from jobs.policy import STAGES, Policy
 from jobs.retry_commands import RetryRequest
 from jobs.retry_commands import _make_spec as make_retry_spec
@@ -52,6 +53,7 @@ FIELDS = {
         "product": (PARTS, Product),
         "pick": (PARTS, Pick),
         "reading": (PARTS, Reading),
+        "masks": (PARTS, Masks),
         "aoi": (RESULT, "1,2,3,4"),
     },
     Spec: {
@@ -69,6 +71,7 @@ FIELDS = {
         "product": (PARTS, Product),
         "pick": (PARTS, Pick),
         "reading": (PARTS, Reading),
+        "masks": (PARTS, Masks),
         "area": (RESULT, '{"type":"MultiPolygon","coordinates":[]}'),
         "bundle_location": (NEUTRAL, "/elsewhere"),
     },
@@ -86,6 +89,7 @@ FIELDS = {
         "shard_items": (NEUTRAL, 7),
         "shard_bytes": (NEUTRAL, 7),
         "block": (NEUTRAL, 512),
+        "file_bytes": (NEUTRAL, 7),
     },
     Product: {
         "compression": (RESULT, "deflate"),
@@ -122,6 +126,11 @@ FIELDS = {
     Limits: {
         "seconds": (NEUTRAL, 1.0),
         "max_pixels": (NEUTRAL, 9),
+        "max_bytes": (NEUTRAL, 9),
+    },
+    Masks: {
+        "min_confidence": (RESULT, ("0.6", "class 1=0.7")),
+        "mask_encoding": (RESULT, "png"),
     },
     Reading: {
         "bands": (RESULT, (3, 2, 1)),
@@ -185,6 +194,7 @@ def make_run(make_bundle, tmp_path):
                 product=change(Product()),
                 pick=change(Pick()),
                 reading=change(Reading()),
+                masks=change(Masks()),
             )
         )
         # Where there is no cluster, the device is the one that was asked for.
@@ -297,6 +307,43 @@ def test_a_retry_writes_the_classes_of_its_run(make_spec, make_bundle, asked, id
     found = make_retry_spec(RetryRequest(run=spec.run), held, make_bundle())
     assert (found.probabilities, found.product.confidence) == (ids, True)
     assert found.identity() == spec.identity()
+
+
+@pytest.mark.parametrize(
+    ("masks", "floors"),
+    [
+        (Masks(), ()),
+        (Masks(min_confidence=("0",)), ()),
+        (Masks(min_confidence=("0.6",), mask_encoding="png"), (0.6, 0.6, 0.6, 0.6)),
+        (Masks(min_confidence=("class 2=0.7", "0.1", "0=1")), (1.0, 0.1, 0.7, 0.1)),
+    ],
+    ids=str,
+)
+def test_a_retry_writes_masks_as_its_run_did(make_spec, make_bundle, masks, floors):
+    spec = make_spec(masks=masks)
+    assert spec.floors == floors
+    held = {"identity": json.loads(json.dumps(spec.identity())), "cut": {}}
+    assert held["identity"] == spec.identity()
+    found = make_retry_spec(RetryRequest(run=spec.run), held, make_bundle())
+    assert found.floors == floors
+    assert found.identity() == spec.identity()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("1.5",), "numbers from 0 to 1, such as 0.6 or road=0.7, got '1.5'"),
+        (("nan",), "got 'nan'"),
+        (("class 1=much",), "got 'class 1=much'"),
+        (("0.5", "all=0.6"), "two numbers for all classes, got 0.5,all=0.6; keep one"),
+        (("class 1=0.5", "class 1=0.6"), "names a class twice"),
+        (("class 1=0.5", "1=0.6"), "names 'class 1' twice, got class 1,1; keep one"),
+        (("wood=0.5",), "got 'wood'; it has 0 class 0, 1 class 1, 2"),
+    ],
+)
+def test_confidences_that_cannot_be_are_refused(make_spec, asked, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        make_spec(masks=Masks(min_confidence=asked))
 
 
 def test_a_run_of_before_there_were_probabilities_goes_on(make_spec, make_bundle):
