@@ -3,8 +3,8 @@
 The device is told what to do, and nobody waits for it here: a result is a function
 that waits, to be called when it is wanted.
 
-Shape letters: N slots of a batch, K classes, h and w the logits, T tile, H and W a
-picture's core.
+Shape letters: N slots of a batch, K classes, h and w the logits, H and W a picture's
+core.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from deeplab.blend import Blend, check_numbers, to_bytes
-from deeplab.resize import enlarged_probability, enlarged_winner, resize
+from deeplab.multi_scale import mean_probability
+from deeplab.resize import enlarged_probability, enlarged_winner
 from deeplab.transfer import Landing
 
 if TYPE_CHECKING:
@@ -61,23 +62,29 @@ class Results:
             functools.partial(_find_nothing, cutter, len(chosen)) for cutter in cutters
         ]
 
-    def add(self, slots: Sequence[tuple[int, Tile]], logits: Tensor) -> None:
+    def add(
+        self, slots: Sequence[tuple[int, Tile]], logits: Tensor, *others: Tensor
+    ) -> None:
         """Take a batch, float32 (N, K, h, w).
 
         Args:
-            slots: The picture's index and the tile, for the first slots of the batch;
-                pictures come in order, and each one's tiles too.
+            slots: The picture's index and the tile, for the first slots of the batch,
+                all of one shape; a picture's tiles come together and in order.
             logits: Of all slots.
+            others: The same of other views; probabilities are averaged.
         """
-        alone = [n for n, (index, _) in enumerate(slots) if self._is_alone(index)]
+        alone = [
+            n for n, (index, _) in enumerate(slots) if not others and self._is_alone(index)
+        ]
         if alone:
             # Not by a list of indices, which the device would have to be sent.
             self._win(
                 [slots[n][0] for n in alone], torch.cat([logits[n : n + 1] for n in alone])
             )
         for n, (index, tile) in enumerate(slots):
-            if not self._is_alone(index):
-                self._add_blended(index, tile, logits[n : n + 1])
+            if others or not self._is_alone(index):
+                views = [view[n : n + 1] for view in (logits, *others)]
+                self._add_blended(index, tile, views)
 
     def end(self) -> list[Callable[[], Found]]:
         """No tile is left: functions that wait for the pictures' results, in order.
@@ -89,14 +96,13 @@ class Results:
         return self._found
 
     def _is_alone(self, index: int) -> bool:
-        return self._cutters[index].grid.count == 1
+        cutter = self._cutters[index]
+        return cutter.grid.count == 1 and cutter.size is None
 
     def _win(self, indices: list[int], logits: Tensor) -> None:
         """Pictures of one tile: their K planes never exist."""
-        side = self._cutters[indices[0]].grid.tile
-        ids, best, sure = enlarged_winner(
-            logits, (side, side), align_corners=self._align_corners
-        )
+        shape = self._cutters[indices[0]].grid.shape
+        ids, best, sure = enlarged_winner(logits, shape, align_corners=self._align_corners)
         chosen = (
             enlarged_probability(logits, one, best, sure, align_corners=self._align_corners)
             for one in self._chosen
@@ -108,8 +114,8 @@ class Results:
                 _crop, self._cutters[index], landing, place
             )
 
-    def _add_blended(self, index: int, tile: Tile, logits: Tensor) -> None:
-        """Pictures of several tiles: one tile's K planes at once."""
+    def _add_blended(self, index: int, tile: Tile, views: Sequence[Tensor]) -> None:
+        """Pictures of several tiles or views: one tile's K planes at once."""
         cutter = self._cutters[index]
         if self._blend is None or index != self._blended:
             if self._blend is not None:
@@ -121,15 +127,13 @@ class Results:
                 classes=self._classes,
                 device=self._device,
                 chosen=self._chosen,
+                size=cutter.size,
             )
             self._found[index] = self._blend.finish
-        # Contiguous: softmax over strided classes takes twice as long on a CPU.
-        enlarged = resize(
-            logits.contiguous(),
-            (cutter.grid.tile,) * 2,
-            align_corners=self._align_corners,
+        probabilities = mean_probability(
+            views, cutter.grid.shape, align_corners=self._align_corners
         )
-        self._blend.add(tile, torch.softmax(enlarged, dim=1)[0])
+        self._blend.add(tile, probabilities[0])
 
 
 def _crop(cutter: Cutter, landing: Landing, place: int) -> Found:
@@ -144,5 +148,6 @@ def _crop(cutter: Cutter, landing: Landing, place: int) -> Found:
 def _find_nothing(cutter: Cutter, chosen: int) -> Found:
     """No tile holds data."""
     core = cutter.region.core
-    ids, confidence, *planes = np.zeros((2 + chosen, core.height, core.width), np.uint8)
+    size = cutter.size or (core.height, core.width)
+    ids, confidence, *planes = np.zeros((2 + chosen, *size), np.uint8)
     return ids, confidence, np.array(planes, np.uint8).reshape(-1, *ids.shape)
