@@ -18,8 +18,12 @@ class Seen:
     padding: int = 0
     """Those of them that lie past an image's edge or in an empty slot."""
 
+    seconds: float = 0.0
+    """From when the device began until all was there."""
+
     def add(self, other: Seen) -> None:
         """Add what another one counted."""
         self.tiles += other.tiles
         self.pixels += other.pixels
         self.padding += other.padding
+        self.seconds += other.seconds

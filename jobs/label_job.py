@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from jobs.errors import InputError
-from jobs.inputs.decoding import decode_image
+from jobs.inputs.decoding import decode_sized
 from jobs.inputs.sources import IMAGE_SUFFIXES, find_items, refresh
-from jobs.job import Image, Job
+from jobs.job import Decoded, Image, Job
 from jobs.ledger import DeadLetter, Record, parse_record, to_json
 from jobs.outputs.files import scratch_file, store_file
 from jobs.outputs.masks import NODATA, MaskWriter, read_record
@@ -70,8 +71,17 @@ class LabelJob(Job):
     def read(self, shard: Shard, item: Item) -> Image:  # noqa: ARG002 - as the job asks
         """Fetch and decode an image."""
         data = open_store(self.spec.access).read(item.uri, etag=item.etag)
-        pixels, valid = decode_image(data, limits=self.spec.limits)
-        return Image(item=item, pixels=pixels, valid=valid)
+        sizes, start = self.spec.sizes, time.perf_counter()
+        (pixels, valid), size = decode_sized(
+            data, limits=self.spec.limits, resize=sizes.resize
+        )
+        return Image(
+            item=item,
+            pixels=pixels,
+            valid=valid,
+            size=size if sizes.mask_size == "image" else None,
+            decoded=Decoded(start=start, stop=time.perf_counter(), size=len(data)),
+        )
 
     def write(self, shard: Shard, results: Iterable[Result | DeadLetter]) -> Record:
         """Write the masks as one Parquet file, which is there even without a row.

@@ -90,7 +90,23 @@ class Record:
     """Empty where every pixel is nodata or every item a dead letter."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    """Time by stage: ``read``, ``segment``, ``write``, ``total``."""
+    """Time by stage: ``read``, ``segment``, ``write``, ``total``; and within them, what
+    may overlap: ``network`` while it computed, ``decode`` while an image was decoded."""
+
+    tiles: int = 0
+    """That the network saw; 0 of these in a record of before they were counted."""
+
+    pixels_seen: int = 0
+    """Of all slots of all its batches."""
+
+    pixels_padding: int = 0
+    """Those of them past an image's edge or in empty slots."""
+
+    images_decoded: int = 0
+    """Where decoding is measured: see ``seconds``."""
+
+    bytes_decoded: int = 0
+    """Bytes of their files."""
 
     worker: str = ""
     """Host and process that did it."""

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from jobs.errors import ItemError, StoreError
 from jobs.inputs.child import Child, KilledError, StalledError
+from jobs.sizes import KEEP
 from jobs.spec import Limits, Reading
 from jobs.storage import S3, open_store
 
@@ -151,23 +152,26 @@ _SOUND: Final = {
 
 
 def decode_image(data: bytes, *, limits: Limits = _LIMITS) -> Arrays:
-    """Decode a JPEG, PNG, WebP or TIFF file in a decoder.
+    """The arrays of ``decode_sized``, of the image's own size."""
+    return decode_sized(data, limits=limits)[0]
 
-    Args:
-        data: The file's bytes.
-        limits: What it may take.
 
-    Returns:
-        Pixels, uint8 (3, H, W), RGB; and validity, bool (H, W).
+def decode_sized(
+    data: bytes, *, limits: Limits = _LIMITS, resize: str = KEEP
+) -> tuple[Arrays, tuple[int, int]]:
+    """Decode a JPEG, PNG, WebP or TIFF file in a decoder, which resizes it as well.
+
+    The rest is as in ``jobs.inputs.images.decode_sized``.
 
     Raises:
         ItemError: ``undecodable``, ``too_large``, ``unsupported``, ``timed_out``,
             ``crashed_decoder`` or ``out_of_memory``.
     """
-    fields = {"max_pixels": limits.max_pixels}
+    fields = {"max_pixels": limits.max_pixels, "resize": resize}
     decoders = _decoders("jobs.inputs.images", os.getpid())
-    _, arrays = decoders.ask("decode", fields, data, seconds=limits.seconds)
-    return checked(arrays, bands=3)
+    size, arrays = decoders.ask("decode", fields, data, seconds=limits.seconds)
+    height, width = size
+    return checked(arrays, bands=3), (height, width)
 
 
 def image_size(head: bytes, *, limits: Limits = _LIMITS) -> tuple[int, int]:

@@ -26,6 +26,8 @@ from PIL import (
 )
 
 from jobs.errors import ItemError
+from jobs.inputs.resizing import prepare, resized, shrunk, upright_size
+from jobs.sizes import KEEP, resized_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -75,15 +77,32 @@ def new_arrays(bands: int, height: int, width: int) -> Arrays:
 def decode_image(
     data: bytes, *, max_pixels: int = MAX_PIXELS, empty: Empty = new_arrays
 ) -> Arrays:
-    """Decode a JPEG, PNG, WebP or TIFF file.
-
-    Args:
-        data: The file's bytes.
-        max_pixels: Most pixels (width times height) to decode.
-        empty: Gives the arrays to fill.
+    """Decode a JPEG, PNG, WebP or TIFF file; see ``decode_sized``.
 
     Returns:
         Pixels, uint8 (3, H, W), RGB; and validity, bool (H, W).
+    """
+    return decode_sized(data, max_pixels=max_pixels, empty=empty)[0]
+
+
+def decode_sized(
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    resize: str = KEEP,
+    empty: Empty = new_arrays,
+) -> tuple[Arrays, tuple[int, int]]:
+    """Decode a JPEG, PNG, WebP or TIFF file, and make it smaller or larger.
+
+    Args:
+        data: The file's bytes.
+        max_pixels: Most pixels (width times height) to decode, and to resize to.
+        resize: As in ``jobs.sizes``.
+        empty: Gives the arrays to fill.
+
+    Returns:
+        Pixels, uint8 (3, H, W), RGB, and validity, bool (H, W); and rows and columns of
+        the upright image in the file.
 
     Raises:
         ItemError: ``undecodable``, ``too_large`` or ``unsupported``.
@@ -94,10 +113,17 @@ def decode_image(
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, max_pixels)
+            whole = upright_size(image)
+            prepare(image, resize, max_pixels)
+            size = resized_size(resize, *whole)
             upright = _upright(image)
-            arrays = empty(3, upright.height, upright.width)
+            if resize != KEEP:
+                upright = shrunk(upright, size)
+            is_sized = resize == KEEP or (upright.height, upright.width) == size
+            make = empty if is_sized else new_arrays
+            arrays = make(3, upright.height, upright.width)
             _fill(upright, *arrays)
-            return arrays
+            return arrays if is_sized else resized(arrays, size, empty), whole
     except UnidentifiedImageError as error:
         raise ItemError(
             "undecodable", f"no {', '.join(FORMATS)} file, or damaged"
@@ -168,8 +194,9 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
-def _decode(fields: dict[str, Any], data: bytes, empty: Empty) -> None:
-    decode_image(data, max_pixels=fields["max_pixels"], empty=empty)
+def _decode(fields: dict[str, Any], data: bytes, empty: Empty) -> tuple[int, int]:
+    limits = {"max_pixels": fields["max_pixels"], "resize": fields["resize"]}
+    return decode_sized(data, **limits, empty=empty)[1]
 
 
 def _size(_fields: dict[str, Any], data: bytes, _empty: Empty) -> tuple[int, int]:

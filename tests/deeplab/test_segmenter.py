@@ -211,12 +211,11 @@ def test_the_bundle_says_how_where_nobody_else_does(mobilenet, make_bundle):
 def test_tiles_too_small_for_the_rates_are_warned_of(mobilenet, make_bundle):
     bundle = make_bundle(architecture=MOBILENET)
     pixels, valid = make_image(289, 289)
+    some, tiling = np.s_[:288, :288], Tiling(tile=320, overlap=0)
     with (
         Segmenter(mobilenet, bundle, threads=1) as segmenter,
         pytest.warns(RateWarning, match="rate 18 .* a map of 18 x 18 cells; use larger"),
     ):
-        some = np.s_[:288, :288]
-        tiling = Tiling(tile=320, overlap=0)
         segmenter.segment(pixels[:, *some], valid[some], tiling=tiling)
     with Segmenter(mobilenet, bundle, threads=1) as segmenter, warnings.catch_warnings():
         warnings.simplefilter("error")
