@@ -123,6 +123,18 @@ class Record:
             )
 
 
+_RESULT: Final = (
+    "shard",
+    "fingerprint",
+    "items",
+    "items_done",
+    "dead_letters",
+    "pixels_done",
+    "pixels_nodata",
+    "pixels_dead",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
     """What a task made, e.g. the assembly of a raster."""
@@ -135,6 +147,11 @@ class TaskRecord:
     worker: str = ""
     seconds: float = 0.0
     """How long it took; of no account for what it is."""
+
+
+def bare(record: Record) -> Record:
+    """What became of a shard, without what it took and where its output lies."""
+    return Record(**{name: getattr(record, name) for name in _RESULT})
 
 
 def dead_letter(item: Item, stage: str, code: str, message: str) -> DeadLetter:

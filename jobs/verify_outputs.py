@@ -7,13 +7,12 @@ import functools
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from deeplab.tiles import Window
 from jobs.errors import ItemError, RunError
-from jobs.ledger import parse_record
+from jobs.ledger import bare, parse_record
 from jobs.outputs.recount import read_signature, recount_masks, recount_raster
 from jobs.storage import S3, join
 from jobs.verify_objects import Held, short
@@ -140,13 +139,14 @@ def _local(store: Store, uri: str) -> Iterator[Path]:
 
 def inspect_masks(shard: Shard, record: Record, one: Pass, path: Path) -> Iterator[Told]:
     """Count a shard's masks again."""
-    bare = replace(record, outputs=(), seconds={}, worker="", attempts=1)
+    expected_record = bare(record)
     try:
         signed = parse_record(path.name, read_signature(path))
     except RunError as error:
         raise ValueError(str(error)) from error
-    if signed != bare:
-        yield "wrong_record", f"the record that it was signed with, {bare}", signed
+    if signed != expected_record:
+        told = f"the record that it was signed with, {expected_record}"
+        yield "wrong_record", told, signed
     dead = {letter.uri for letter in record.dead_letters}
     left = [(item.uri, item.key) for item in shard.items if item.uri not in dead]
     given, pixels, nodata = [], 0, 0
