@@ -2,13 +2,14 @@
 
 Sums are held for the rows of one row of tiles only. When it is complete, the
 rows that no later tile touches become class ids and confidence, and bytes of
-the classes whose probabilities are asked for, and the sums move down.
+the classes whose probabilities are asked for, and the sums move down. Where the
+result is wanted at another size, they are interpolated first.
 
 The result of a pixel has the same bits in whatever window it is asked for: its
 tiles are added in the order of the grid, row by row, and products and sums are
 rounded one by one, never fused.
 
-Shape letters: K classes, T tile, W the window's width.
+Shape letters: K classes, S and T a tile's rows and columns, W the window's width.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ import torch
 
 from deeplab.entropy import entropy_of
 from deeplab.ramps import compute_ramp
+from deeplab.stretch import Stretch
 from deeplab.transfer import Landing, empty_on_host, to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
     from torch import Tensor
 
     from deeplab.cut import Tile
+    from deeplab.pictures import Wanted
     from deeplab.results import Found
+    from deeplab.stretch import Stretched
     from deeplab.tiles import TileGrid, Window
 
 
@@ -43,8 +45,8 @@ class Blend:
         *,
         classes: int,
         device: torch.device,
-        chosen: Sequence[int] = (),
-        entropy: bool = False,
+        wanted: Wanted,
+        size: tuple[int, int] | None = None,
     ) -> None:
         """Start with sums of zero.
 
@@ -53,8 +55,8 @@ class Blend:
             window: Pixels wanted, in raster coordinates.
             classes: K, at most 254.
             device: Where the probabilities are.
-            chosen: Ids of classes whose probabilities are wanted themselves.
-            entropy: Whether that of probabilities is wanted.
+            wanted: Besides classes and confidence.
+            size: Rows and columns of the result; None for those of the window.
         """
         self._rows, self._columns = grid.rows, grid.columns
         self._window = window
@@ -66,16 +68,17 @@ class Blend:
             col: self._to_device(compute_ramp(self._columns, col))
             for col in self._columns.touching(window.col, window.stop_col)
         }
-        self._sums = torch.zeros(classes, grid.tile, window.width, device=device)
-        self._ids = np.zeros((window.height, window.width), dtype=np.uint8)
+        self._sums = torch.zeros(classes, grid.rows.tile, window.width, device=device)
+        self._stretch = size and Stretch((window.height, window.width), size, device=device)
+        self._ids = np.zeros(size or (window.height, window.width), dtype=np.uint8)
         self._confidence = np.zeros_like(self._ids)
-        self._chosen = tuple(chosen)
-        self._probabilities = np.zeros((len(chosen), *self._ids.shape), dtype=np.uint8)
-        self._entropy = np.zeros(self._ids.shape, np.int16) if entropy else None
+        self._chosen = wanted.probabilities
+        self._probabilities = np.zeros((len(self._chosen), *self._ids.shape), np.uint8)
+        self._entropy = np.zeros(self._ids.shape, np.int16) if wanted.entropy else None
         self._landings: list[tuple[slice, Landing]] = []
 
     def add(self, tile: Tile, probabilities: Tensor) -> None:
-        """Add a tile's probabilities, float32 (K, T, T); tiles come in order."""
+        """Add a tile's probabilities, float32 (K, S, T); tiles come in order."""
         while self._row < tile.row:
             self._advance()
         start = tile.col * self._columns.stride
@@ -97,7 +100,7 @@ class Blend:
         """After ``end``, wait for the rows; any thread may.
 
         Returns:
-            Class ids and confidence, uint8 (H, W) of the window, and probabilities.
+            Class ids and confidence, uint8 (H, W) of the result, and probabilities.
             Confidence is 255 times the winner's probability, rounded, and so is each
             of the chosen classes' probabilities, uint8 (chosen, H, W). The lowest id
             wins a tie. Last the entropy, where it was asked for. Pixels that no tile
@@ -134,19 +137,20 @@ class Blend:
         bottom = min(start + rows, self._window.stop_row)
         if top >= bottom:
             return
-        sums = self._sums[:, top - start : bottom - start]
-        ids, best = _argmax(sums)
+        planes: Tensor | Stretched = self._sums[:, top - start : bottom - start]
+        to = slice(top - self._window.row, bottom - self._window.row)
+        if self._stretch is not None:
+            to, planes = self._stretch.take(self._sums[:, top - start : bottom - start])
+        if to.start == to.stop:
+            return
+        ids, best = _argmax(planes)
         # One row behind: the host tells the device of the next before it waits.
         self._land()
-        chosen = [to_bytes(sums[index]) for index in self._chosen]
+        chosen = [to_bytes(planes[index]) for index in self._chosen]
         if self._entropy is not None:
-            chosen.append(entropy_of(sums))
-        self._landings.append(
-            (
-                slice(top - self._window.row, bottom - self._window.row),
-                Landing(best.isfinite().all(), ids, to_bytes(best), *chosen),
-            )
-        )
+            chosen.append(entropy_of(planes))
+        landing = Landing(best.isfinite().all(), ids, to_bytes(best), *chosen)
+        self._landings.append((to, landing))
 
     def _land(self) -> None:
         """Wait for the rows under way."""
@@ -180,14 +184,15 @@ def to_bytes(probability: Tensor) -> Tensor:
     return (probability * 255).round_().to(torch.uint8)
 
 
-def _argmax(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids uint8 and values of the greatest sum; the lowest id wins a tie.
+def _argmax(planes: Tensor | Stretched) -> tuple[Tensor, Tensor]:
+    """Ids uint8 and values of the greatest of K planes; the lowest id wins a tie.
 
     Faster than ``Tensor.max`` on a CPU, and never an int64 per pixel.
     """
-    best = sums[0].clone()
+    best = planes[0].clone()
     ids = torch.zeros_like(best, dtype=torch.uint8)
-    for index in range(1, len(sums)):
-        ids.masked_fill_(sums[index] > best, index)
-        torch.maximum(best, sums[index], out=best)
+    for index in range(1, len(planes)):
+        plane = planes[index]
+        ids.masked_fill_(plane > best, index)
+        torch.maximum(best, plane, out=best)
     return ids, best

@@ -40,6 +40,9 @@ class Cutter:
     valid: NDArray[np.bool_]
     """bool (H, W) over ``region.read``: False where there is no data."""
 
+    size: tuple[int, int] | None = None
+    """Rows and columns of the result; None for those of the core."""
+
     def tiles(self) -> Iterator[Tile]:
         """List the tiles that touch the core and hold data, row by row."""
         core = self.region.core
@@ -53,10 +56,11 @@ class Cutter:
     def width(self) -> int:
         """Columns of a band, in px."""
         columns = self._columns
-        return (len(columns) - 1) * self.grid.columns.stride + self.grid.tile
+        axis = self.grid.columns
+        return (len(columns) - 1) * axis.stride + axis.tile
 
     def fill(self, row: int, band: NDArray[np.uint8]) -> None:
-        """Fill ``band``, uint8 (bands + 1, tile, width), with a row of tiles.
+        """Fill ``band``, uint8 (bands + 1, tile's rows, width), with a row of tiles.
 
         The last plane is 1 where there is data.
         """
@@ -66,14 +70,20 @@ class Cutter:
         height, width = rows.stop - rows.start, cols.stop - cols.start
         band[:-1, :height, :width] = self.pixels[:, rows, cols]
         band[-1, :height, :width] = self.valid[rows, cols]
-        inside, side = last[1].stop - last[1].start, self.grid.tile
-        beyond = width - inside + mirror(inside, side)[inside:]
+        tile_height, tile_width = self.grid.shape
+        inside = last[1].stop - last[1].start
+        beyond = width - inside + mirror(inside, tile_width)[inside:]
         band[:, :height, width:] = band[:, :height, beyond]
-        band[:, height:] = band[:, mirror(height, side)[height:]]
+        band[:, height:] = band[:, mirror(height, tile_height)[height:]]
 
     def left(self, tile: Tile) -> int:
         """Column of a band where a tile begins."""
         return (tile.col - self._columns.start) * self.grid.columns.stride
+
+    def inside(self, tile: Tile) -> int:
+        """Pixels of a tile that lie in the raster."""
+        rows, cols = self._inside(tile)
+        return self.valid[rows, cols].size
 
     @property
     def _columns(self) -> range:
@@ -85,7 +95,8 @@ class Cutter:
         """Rows and columns of ``pixels`` under a tile, up to the raster's edge."""
         grid, read = self.grid, self.region.read
         top, left = tile.row * grid.rows.stride, tile.col * grid.columns.stride
-        bottom, right = min(top + grid.tile, grid.height), min(left + grid.tile, grid.width)
+        bottom = min(top + grid.rows.tile, grid.height)
+        right = min(left + grid.columns.tile, grid.width)
         return (
             slice(top - read.row, bottom - read.row),
             slice(left - read.col, right - read.col),

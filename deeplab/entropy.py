@@ -20,6 +20,8 @@ from deeplab.resize import enlarge
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deeplab.stretch import Stretched
+
 _LEAST: Final = 1e-30
 """A probability whose part of the entropy is nothing, and whose logarithm is a number."""
 
@@ -49,11 +51,11 @@ def enlarged_entropy(
     return _round(found, logits.shape[1])
 
 
-def entropy_of(probabilities: Tensor) -> Tensor:
+def entropy_of(probabilities: Tensor | Stretched) -> Tensor:
     """As ``enlarged_entropy``, of probabilities, float32 (K, H, W): int16 (H, W)."""
     total = torch.zeros_like(probabilities[0])
-    for plane in probabilities:
-        bounded = plane.clamp_min(_LEAST)
+    for index in range(len(probabilities)):
+        bounded = probabilities[index].clamp_min(_LEAST)
         total -= bounded.log().mul_(bounded)
     return _round(total, len(probabilities))
 

@@ -63,6 +63,19 @@ class Segmentation:
     """Of the pixels that are valid, all in all; None where it was not asked for."""
 
 
+class Wanted(NamedTuple):
+    """What is wanted besides classes and confidence; it changes neither."""
+
+    probabilities: tuple[int, ...] = ()
+    """Ids of classes whose probabilities are wanted."""
+
+    entropy: bool = False
+    """Whether that of all probabilities is."""
+
+
+NOTHING = Wanted()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """An image, or a raster's region, to be segmented."""
@@ -76,6 +89,9 @@ class Picture:
     region: Region | None = None
     """What the pixels are of a larger raster; None for a whole image."""
 
+    size: tuple[int, int] | None = None
+    """Rows and columns of an image's result; None for those of its pixels."""
+
 
 def cut_picture(picture: Picture, tiling: Tiling) -> list[Cutter]:
     """Cut a picture into strips that are segmented one by one.
@@ -84,13 +100,33 @@ def cut_picture(picture: Picture, tiling: Tiling) -> list[Cutter]:
         ValueError: Windows or shapes do not fit.
     """
     pixels, valid = picture.pixels, picture.valid
-    region = picture.region or _whole(*valid.shape)
-    grid = TileGrid(height=region.height, width=region.width, tiling=tiling)
+    region, grid = _lay(picture, tiling)
     _check_region(region, grid, valid.shape)
+    size = picture.size
+    if size is not None and (picture.region is not None or min(size) < 1):
+        raise ValueError(
+            f"size must be two positive numbers and belongs to a whole image, got {size}"
+        )
+    if size == valid.shape:
+        size = None
+    # Strips that are interpolated each for itself would show where they meet.
+    strips = [region] if size is not None else _strips(region)
     return [
-        Cutter(grid=grid, region=strip, pixels=pixels, valid=valid)
-        for strip in _strips(region)
+        Cutter(grid=grid, region=strip, pixels=pixels, valid=valid, size=size)
+        for strip in strips
     ]
+
+
+def _lay(picture: Picture, tiling: Tiling) -> tuple[Region, TileGrid]:
+    """What is wanted of a picture, and its tiles: they fit it where it is an image."""
+    region = picture.region or _whole(*picture.valid.shape)
+    grid = TileGrid(
+        height=region.height,
+        width=region.width,
+        tiling=tiling,
+        fitted=picture.region is None,
+    )
+    return region, grid
 
 
 def _whole(height: int, width: int) -> Region:
@@ -106,13 +142,16 @@ def _strips(region: Region) -> Iterator[Region]:
         yield replace(region, core=replace(core, col=col, width=width))
 
 
-def count_tiles(picture: Picture, tiling: Tiling) -> int:
-    """Tiles that touch what is wanted of a picture, with and without data."""
-    region = picture.region or _whole(*picture.valid.shape)
-    grid = TileGrid(height=region.height, width=region.width, tiling=tiling)
+def count_tiles(picture: Picture, tiling: Tiling) -> tuple[tuple[int, int], int]:
+    """Rows and columns of a picture's tiles, and how many touch what is wanted of it.
+
+    Those without data count as well.
+    """
+    region, grid = _lay(picture, tiling)
     core = region.core
     rows = grid.rows.touching(core.row, core.stop_row)
-    return len(rows) * len(grid.columns.touching(core.col, core.stop_col))
+    columns = grid.columns.touching(core.col, core.stop_col)
+    return grid.shape, len(rows) * len(columns)
 
 
 def mark_nodata(cutter: Cutter, found: Found) -> Segmentation:
@@ -120,7 +159,8 @@ def mark_nodata(cutter: Cutter, found: Found) -> Segmentation:
     mask, confidence, probabilities, undecided = found
     core, read = cutter.region.core, cutter.region.read
     top, left = core.row - read.row, core.col - read.col
-    invalid = ~cutter.valid[top : top + core.height, left : left + core.width]
+    valid = cutter.valid[top : top + core.height, left : left + core.width]
+    invalid = ~(valid if cutter.size is None else nearest(valid, cutter.size))
     np.putmask(mask, invalid, NODATA)
     for plane in (confidence, *probabilities):
         np.putmask(plane, invalid, 0)
@@ -135,6 +175,16 @@ def mark_nodata(cutter: Cutter, found: Found) -> Segmentation:
 def _add_up(undecided: NDArray[np.int16], valid: NDArray[np.bool_]) -> Entropy:
     total = undecided.sum(where=valid, dtype=np.int64)
     return Entropy(total=int(total), pixels=int(valid.sum()))
+
+
+def nearest(valid: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Validity at another size: that of the nearest pixel."""
+    rows, cols = (
+        ((np.arange(to) * 2 + 1) * of // (2 * to))
+        for of, to in zip(valid.shape, size, strict=True)
+    )
+    found: NDArray[np.bool_] = valid[rows[:, None], cols]
+    return found
 
 
 def beside(parts: list[Segmentation]) -> Segmentation:

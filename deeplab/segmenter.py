@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -19,9 +20,19 @@ import torch
 
 from deeplab.fold import fold
 from deeplab.memory import with_less_memory
-from deeplab.pictures import Picture, beside, cut_picture, mark_nodata
+from deeplab.multi_scale import view_logits
+from deeplab.pictures import (
+    NOTHING,
+    Picture,
+    Wanted,
+    beside,
+    cut_picture,
+    mark_nodata,
+)
 from deeplab.results import Results
+from deeplab.seen import Seen
 from deeplab.transfer import empty_on_host, to_device
+from deeplab.views import PLAIN
 from deeplab.weights import load_model
 
 if TYPE_CHECKING:
@@ -36,6 +47,13 @@ if TYPE_CHECKING:
     from deeplab.pictures import Segmentation
     from deeplab.results import Found
     from deeplab.tiles import Region, Tiling
+    from deeplab.views import Views
+
+    Work = tuple[list[Cutter], Wanted, Views]
+    """What to segment, the classes whose probabilities are wanted, and in which views."""
+
+    Told = tuple[list[Callable[[], Found]], Seen, float]
+    """What waits for the results, what the network sees, and when that began."""
 
 
 class Segmenter:
@@ -143,7 +161,7 @@ class Segmenter:
         """
         picture = Picture(pixels=pixels, valid=valid, region=region)
         (found,) = self.segment_all(
-            [picture], tiling=tiling, batch=batch, probabilities=probabilities
+            [picture], tiling=tiling, batch=batch, wanted=Wanted(tuple(probabilities))
         )
         return found
 
@@ -153,43 +171,46 @@ class Segmenter:
         *,
         tiling: Tiling | None = None,
         batch: int | None = None,
-        probabilities: Sequence[int] = (),
-        entropy: bool = False,
+        wanted: Wanted = NOTHING,
+        views: Views = PLAIN,
+        seen: Seen | None = None,
     ) -> list[Segmentation]:
         """Segment many pictures, whose tiles share batches, so that small ones fill them.
 
-        Each has the bits that it has alone. See ``segment`` for the other arguments,
-        and for what is raised, where one of the pictures gives cause to.
+        A batch holds tiles of one shape. Each picture has the bits that it has alone.
 
         Args:
-            pictures: What to segment.
-            tiling: See ``segment``, and so of the next two.
-            batch: As there.
-            probabilities: As there.
-            entropy: Whether that of probabilities is wanted; it changes nothing else.
+            pictures: What to segment; see ``segment``, also for what is raised where
+                one of them gives cause to.
+            tiling: As in ``segment``.
+            batch: As in ``segment``.
+            wanted: Besides classes and confidence.
+            views: Forms in which each tile is seen; they share its probability.
+            seen: Gets what the network saw added.
 
         Returns:
             One segmentation for each picture, in order.
         """
-        self._check_chosen(probabilities)
+        self._check_chosen(wanted.probabilities)
         if not pictures:
             return []
         for picture in pictures:
             self._check_pixels(picture.pixels, picture.valid)
         tiling = tiling or self.bundle.tiling
         cutters = [cut_picture(picture, tiling) for picture in pictures]
-        segment = functools.partial(
-            self._submit,
-            list(itertools.chain(*cutters)),
-            tuple(probabilities),
-            entropy=entropy,
-        )
-        found = iter(with_less_memory(segment, batch or self.batch))
+        tiles = list(itertools.chain(*cutters))
+        segment = functools.partial(self._submit, (tiles, wanted, views))
+        results, counted, start = with_less_memory(segment, batch or self.batch)
+        found = iter(results)
         # While nodata is marked here, the device is at the next call.
-        return [
+        segmentations = [
             beside([mark_nodata(cutter, next(found)()) for cutter in own])
             for own in cutters
         ]
+        counted.seconds = time.perf_counter() - start
+        if seen is not None:
+            seen.add(counted)
+        return segmentations
 
     def close(self) -> None:
         """Wait for running calls, then end the thread; a second call is free."""
@@ -203,13 +224,9 @@ class Segmenter:
         """Close it."""
         self.close()
 
-    def _submit(
-        self, cutters: list[Cutter], chosen: tuple[int, ...], batch: int, *, entropy: bool
-    ) -> list[Callable[[], Found]]:
+    def _submit(self, work: Work, batch: int) -> Told:
         try:
-            return self._thread.submit(
-                self._segment, cutters, chosen, batch, entropy=entropy
-            ).result()
+            return self._thread.submit(self._segment, work, batch).result()
         except RuntimeError as error:
             if str(error).startswith("cannot schedule"):
                 raise ValueError("segmenter is closed; make a new one") from error
@@ -247,55 +264,68 @@ class Segmenter:
         # Channels last: 1.25 times faster for MobileNetV2 on one CPU thread.
         return fold(model).to(self._device).to(memory_format=torch.channels_last)
 
-    def _segment(
-        self, cutters: list[Cutter], chosen: tuple[int, ...], batch: int, *, entropy: bool
-    ) -> list[Callable[[], Found]]:
+    def _segment(self, work: Work, batch: int) -> Told:
         """Tell the device all that there is to do; others wait for it."""
+        cutters, wanted, views = work
+        seen, start = Seen(), time.perf_counter()
         results = Results(
             cutters,
             classes=len(self.bundle.classes),
             device=self._device,
-            chosen=chosen,
+            wanted=wanted,
             align_corners=self._align_corners,
-            entropy=entropy,
         )
-        with torch.inference_mode(), _exact(self._device):
-            for slots, logits in self._predict_all(cutters, batch):
-                results.add(slots, logits)
-            return results.end()
-
-    def _predict_all(
-        self, cutters: list[Cutter], batch: int
-    ) -> Iterator[tuple[list[tuple[int, Tile]], Tensor]]:
-        """Batches of tiles that hold data, in order, and their logits (N, K, h, w)."""
-        side, planes = cutters[0].grid.tile, len(self.bundle.bands) + 1
-        pixels = torch.zeros(
-            batch, planes, side, side, dtype=torch.uint8, device=self._device
-        )
-        band, at = pixels[0], (-1, -1)
         tiles = ((index, tile) for index, one in enumerate(cutters) for tile in one.tiles())
-        while slots := list(itertools.islice(tiles, batch)):
-            for slot, (index, tile) in enumerate(slots):
+        shapes: dict[tuple[int, int], list[tuple[int, Tile]]] = {}
+        for index, tile in tiles:
+            shapes.setdefault(cutters[index].grid.shape, []).append((index, tile))
+        with torch.inference_mode(), _exact(self._device):
+            for shape, slots in shapes.items():
+                for some, pixels in self._cut(cutters, shape, slots, batch):
+                    seen.add(_count(cutters, some, batch))
+                    results.add(some, *self._predict(pixels, views))
+            return results.end(), seen, start
+
+    def _cut(
+        self,
+        cutters: list[Cutter],
+        shape: tuple[int, int],
+        slots: list[tuple[int, Tile]],
+        batch: int,
+    ) -> Iterator[tuple[list[tuple[int, Tile]], Tensor]]:
+        """Batches of tiles of one shape, in order: uint8 (N, bands + 1, S, T)."""
+        planes, width = len(self.bundle.bands) + 1, shape[1]
+        pixels = torch.zeros(batch, planes, *shape, dtype=torch.uint8, device=self._device)
+        band, at = pixels[0], (-1, -1)
+        for first in range(0, len(slots), batch):
+            some = slots[first : first + batch]
+            for slot, (index, tile) in enumerate(some):
                 if at != (index, tile.row):
                     band, at = self._bring(cutters[index], tile.row), (index, tile.row)
                 left = cutters[index].left(tile)
-                pixels[slot] = band[:, :, left : left + side]
+                pixels[slot] = band[:, :, left : left + width]
             # The last batch has empty slots, which give results for no tile.
-            pixels[len(slots) :, -1] = 0
-            yield slots, self._predict(pixels[:, :-1], pixels[:, -1] > 0)
+            pixels[len(some) :, -1] = 0
+            yield some, pixels
 
     def _bring(self, cutter: Cutter, row: int) -> Tensor:
         """A row of tiles on the device: a tile's columns are shared, so sent once."""
         planes = len(self.bundle.bands) + 1
-        host = empty_on_host((planes, cutter.grid.tile, cutter.width), self._device)
+        host = empty_on_host((planes, cutter.grid.shape[0], cutter.width), self._device)
         cutter.fill(row, host.numpy())
         return to_device(host, self._device)
 
-    def _predict(self, pixels: Tensor, valid: Tensor) -> Tensor:
-        """Map uint8 (N, bands, H, W) and bool (N, H, W) to logits float32 (N, K, h, w)."""
-        x = pixels.to(torch.float32, memory_format=torch.channels_last)
+    def _predict(self, pixels: Tensor, views: Views) -> list[Tensor]:
+        """Logits float32 (N, K, h, w) of each view of pixels and their validity."""
+        x = pixels[:, :-1].to(torch.float32, memory_format=torch.channels_last)
         x = x.sub_(self._mean).div_(self._std)
-        x.masked_fill_(~valid[:, None], 0)  # normalised, the mean is 0
+        x.masked_fill_(pixels[:, -1:] == 0, 0)  # normalised, the mean is 0
+        if views.is_plain:
+            return [self._see(x)]
+        return view_logits(self._see, x, views, self.bundle.network)
+
+    def _see(self, x: Tensor) -> Tensor:
+        """Map normalised (N, bands, H, W) to logits float32 (N, K, h, w)."""
         with torch.autocast(
             self._device.type, torch.bfloat16, enabled=self.precision == "bf16"
         ):
@@ -307,6 +337,14 @@ class Segmenter:
                 f"got {tuple(logits.shape)}"
             )
         return logits.float()
+
+
+def _count(cutters: list[Cutter], slots: list[tuple[int, Tile]], batch: int) -> Seen:
+    """What the network sees in a batch."""
+    height, width = cutters[slots[0][0]].grid.shape
+    pixels = batch * height * width
+    inside = sum(cutters[index].inside(tile) for index, tile in slots)
+    return Seen(tiles=len(slots), pixels=pixels, padding=pixels - inside)
 
 
 def find_device(name: str) -> torch.device:

@@ -10,11 +10,19 @@ per axis; ``deeplab.ramps`` has them. This module needs neither torch nor numpy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
 
 MAX_TILE: Final = 8192
 """Rows and columns; a larger one in a stranger's bundle would fill the memory."""
+
+STEP: Final = 32
+"""Tiles that fit an image have sides of a multiple of this, the largest output stride.
+
+Of photographs of 640 by 360 to 640 px in tiles of at most 512 px, 11 shapes arise and
+2.7 % of what the network sees lies past the edge; by steps of 16 px it is 23 shapes and
+1.1 %, by 64 px 5 and 5.8 %. Of tiles of at most 256 px it is 12 % by steps of 64 px.
+"""
 
 BlendKind = Literal["hann", "crop", "mean"]
 BLENDS: Final[tuple[BlendKind, ...]] = get_args(BlendKind)
@@ -51,6 +59,18 @@ class Tiling:
     def stride(self) -> int:
         """Pixels from one tile's start to the next one's."""
         return self.tile - self.overlap
+
+    def fit(self, size: int) -> Tiling:
+        """The same along an axis of ``size`` px, in tiles no larger than it needs.
+
+        There are as many as otherwise, as even as can be, so that the last one ends at
+        the edge or less than ``STEP`` px past it for each tile.
+        """
+        count = Axis(size=size, tiling=self).count
+        overlap = self.overlap if count > 1 else 0
+        share = -(-(size + (count - 1) * overlap) // count)
+        tile = min(self.tile, -(-share // STEP) * STEP)
+        return replace(self, tile=tile, overlap=overlap)
 
     @property
     def waste(self) -> float:
@@ -156,24 +176,27 @@ class TileGrid:
     width: int
     tiling: Tiling
 
+    fitted: bool = False
+    """Whether tiles fit the raster's size: for whole images, which come in all sizes."""
+
+    rows: Axis = field(init=False)
+    """Tiles down the raster."""
+
+    columns: Axis = field(init=False)
+    """Tiles across the raster."""
+
     def __post_init__(self) -> None:
         """Check the limits."""
-        _ = self.rows, self.columns
+        for name, size in (("rows", self.height), ("columns", self.width)):
+            axis = Axis(size=size, tiling=self.tiling)
+            if self.fitted:
+                axis = replace(axis, tiling=self.tiling.fit(size))
+            object.__setattr__(self, name, axis)
 
     @property
-    def tile(self) -> int:
+    def shape(self) -> tuple[int, int]:
         """Rows and columns of a tile."""
-        return self.tiling.tile
-
-    @property
-    def rows(self) -> Axis:
-        """Tiles down the raster."""
-        return Axis(size=self.height, tiling=self.tiling)
-
-    @property
-    def columns(self) -> Axis:
-        """Tiles across the raster."""
-        return Axis(size=self.width, tiling=self.tiling)
+        return self.rows.tile, self.columns.tile
 
     @property
     def count(self) -> int:

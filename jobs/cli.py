@@ -46,6 +46,7 @@ _where = with_options(
 )
 _confidence = setting("confidence")
 _mosaic = setting("mosaic")
+_resize = setting("resize", metavar="long=PX|short=PX")
 _aoi = setting("aoi", metavar="FILE|BBOX")
 _masks = with_options(
     setting("min_confidence", metavar="NUMBER|CLASS=NUMBER,..."), setting("mask_encoding")
@@ -67,7 +68,7 @@ cli.add_command(export)
 @cli.command()
 @click.argument("source")
 @click.argument("run")
-@with_options(_bundle, _limit, _masks, _where, with_store)
+@with_options(_bundle, _limit, _resize, _masks, _where, with_store)
 def label(source: str, run: str, **_: object) -> int:
     """Segment the images under SOURCE into the Parquet data set RUN/masks."""
     return _start("label", source, run)
@@ -200,6 +201,10 @@ def _start(job: JobName, source: str, run: str) -> int:
 
 def _end(summary: dict[str, Any], run: str) -> int:
     """Say where the results are and what to do next."""
+    from jobs.rates import describe_rates
+
+    for line in describe_rates(summary):
+        click.echo(" ".join(line.split()), err=True)
     dead = summary["dead_letters"]
     where = "masks" if summary["job"] == "label" else "rasters"
     click.echo(f"{summary['run']}/{where}")

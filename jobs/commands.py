@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import signal
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cluster.outcomes import ClusterLostError, NoCapacityError, WorkerBugError
 from deeplab.tiles import TileGrid
+from deeplab.views import Views
 from jobs.bundle_file import DEMO_BUNDLE, load_bundle
 from jobs.class_choice import choose_classes
 from jobs.engine import Place, open_engine
@@ -25,6 +27,7 @@ from jobs.mosaic_job import MosaicJob
 from jobs.policy import Policy
 from jobs.prefetch import map_ahead
 from jobs.runner import run
+from jobs.sizes import Sizes, resized_size
 from jobs.spec import (
     Compute,
     Cut,
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
 JOBS: Final[dict[JobName, Callable[..., Job]]] = {"label": LabelJob, "map": MapJob}
 
 _HEADER_READERS: Final = 16
+_COUNTED: Final = ("items", "bytes", "pixels", "tiles", "seen", "refused", "shards")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,8 @@ class Request:
     precision: Precision = "fp32"
     limit: int | None = None
     tiles: Tiles = field(default_factory=Tiles)
+    views: Views = field(default_factory=Views)
+    sizes: Sizes = field(default_factory=Sizes)
     cut: Cut = field(default_factory=Cut)
     access: Access = field(default_factory=Access)
     place: Place = field(default_factory=Place)
@@ -142,6 +148,8 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         product=request.product,
         access=request.access,
         tiles=request.tiles,
+        views=request.views,
+        sizes=request.sizes,
         policy=request.policy,
         limits=request.limits,
         pick=request.pick,
@@ -183,7 +191,7 @@ def preview_plan(request: Request) -> dict[str, Any]:
     tiling = spec.tiling
     if spec.product.mosaic is not None:
         return _describe_plan(spec, _count_mosaic(spec), None)
-    found = dict.fromkeys(("items", "bytes", "pixels", "tiles", "refused", "shards"), 0)
+    found = dict.fromkeys(_COUNTED, 0)
     decoded = decoded_of = 0
     plan = JOBS[spec.job](spec=spec).plan()
     for _, group in itertools.groupby(plan, key=lambda shard: shard.items):
@@ -198,10 +206,13 @@ def preview_plan(request: Request) -> dict[str, Any]:
             if size is None:
                 found["refused"] += 1
                 continue
-            height, width = size
-            grid = TileGrid(height=height, width=width, tiling=tiling)
+            height, width = resized_size(spec.sizes.resize, *size)
+            grid = TileGrid(
+                height=height, width=width, tiling=tiling, fitted=spec.job == "label"
+            )
             found["pixels"] += height * width
             found["tiles"] += grid.count
+            found["seen"] += grid.count * math.prod(grid.shape)
     return _describe_plan(spec, found, amplification(decoded, decoded_of))
 
 
@@ -210,14 +221,15 @@ def _count_mosaic(spec: Spec) -> dict[str, int]:
     check_block(spec.cut.block)
     found = MosaicJob(spec=spec).survey()
     boxes = [(scene.box.height, scene.box.width) for scene in found.scenes]
-    tiles = (TileGrid(height=h, width=w, tiling=spec.tiling).count for h, w in boxes)
+    tiles = sum(TileGrid(height=h, width=w, tiling=spec.tiling).count for h, w in boxes)
     items = [*(scene.item for scene in found.scenes), *(item for item, _ in found.refused)]
     blocks = count_blocks(found.height, found.width, spec.cut.block)
     return {
         "items": len(items),
         "bytes": sum(item.size for item in items),
         "pixels": found.height * found.width,
-        "tiles": sum(tiles),
+        "tiles": tiles,
+        "seen": tiles * spec.tiling.tile**2,
         "refused": len(found.refused),
         "shards": blocks + len(found.refused),
     }
@@ -226,8 +238,7 @@ def _count_mosaic(spec: Spec) -> dict[str, int]:
 def _describe_plan(
     spec: Spec, found: dict[str, int], often: float | None
 ) -> dict[str, Any]:
-    tiling = spec.tiling
-    seen = found["tiles"] * tiling.tile**2
+    tiling, seen = spec.tiling, found.pop("seen")
     return {
         "job": spec.job,
         "source": spec.source,

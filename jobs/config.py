@@ -20,7 +20,9 @@ from jobs.settings import (
     PRODUCT,
     READING,
     SETTINGS,
+    SIZES,
     TILES,
+    VIEWS,
     parse_setting,
     read_setting,
 )
@@ -28,6 +30,7 @@ from jobs.settings import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from deeplab.views import Views
     from jobs.commands import Request
     from jobs.engine import Place
     from jobs.policy import Policy
@@ -140,6 +143,7 @@ def make_request(
     """
     from jobs.commands import Request
     from jobs.mask_choice import Masks
+    from jobs.sizes import Sizes
     from jobs.spec import Cut, Pick, Product, Tiles
 
     if settings["bundle"] is None:
@@ -156,6 +160,8 @@ def make_request(
         precision=settings["precision"],
         cut=Cut(**{name: settings[name] for name in cut if name in settings}),
         tiles=Tiles(**{name: settings[name] for name in TILES}),
+        views=make_views(settings),
+        sizes=Sizes.parse({name: settings[name] for name in SIZES if name in settings}),
         access=make_access(settings),
         place=make_place(settings),
         policy=make_policy(settings),
@@ -166,6 +172,20 @@ def make_request(
         masks=Masks(**{name: settings[name] for name in MASKS if name in settings}),
         aoi=settings.get("aoi"),
     )
+
+
+def make_views(settings: Mapping[str, Any]) -> Views:
+    """In how many forms tiles are seen.
+
+    Raises:
+        InputError: A scale is out of range.
+    """
+    from deeplab.views import Views
+
+    try:
+        return Views(**{name: settings[name] for name in VIEWS})
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def make_access(settings: Mapping[str, Any]) -> Access:

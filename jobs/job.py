@@ -43,6 +43,16 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """When a file was decoded; on the clock of ``time.perf_counter``."""
+
+    start: float
+    stop: float
+    size: int
+    """Bytes of the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """An image, or a part of a raster, ready for the network."""
 
@@ -64,6 +74,12 @@ class Image:
 
     origin: Origin | None = None
     """What the file says besides; None of rasters."""
+
+    size: tuple[int, int] | None = None
+    """Rows and columns of its mask; None for those of its pixels."""
+
+    decoded: Decoded | None = None
+    """How long that took; None where it cannot be told from fetching."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

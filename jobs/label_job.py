@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from jobs.errors import InputError
 from jobs.inputs.decoding import decode_image
 from jobs.inputs.sources import IMAGE_SUFFIXES, find_items, refresh
-from jobs.job import Image, Job
+from jobs.job import Decoded, Image, Job
 from jobs.ledger import DeadLetter, Record
 from jobs.outputs.mask_files import MaskFiles
 from jobs.outputs.mask_rows import find_levels, ignore_unsure
@@ -75,8 +76,16 @@ class LabelJob(Job):
         limits = self.spec.limits
         limits.check_bytes(item.size)
         data = open_store(self.spec.access).read(item.uri, etag=item.etag)
-        (pixels, valid), origin = decode_image(data, limits=limits)
-        return Image(item=item, pixels=pixels, valid=valid, origin=origin)
+        sizes, start = self.spec.sizes, time.perf_counter()
+        (pixels, valid), origin = decode_image(data, limits=limits, resize=sizes.resize)
+        return Image(
+            item=item,
+            pixels=pixels,
+            valid=valid,
+            size=(origin.height, origin.width) if sizes.mask_size == "image" else None,
+            decoded=Decoded(start=start, stop=time.perf_counter(), size=len(data)),
+            origin=origin,
+        )
 
     def write(self, shard: Shard, results: Iterable[Result | DeadLetter]) -> Record:
         """Write the masks as Parquet, in as many files as their size asks for."""

@@ -90,7 +90,23 @@ class Record:
     """Empty where every pixel is nodata or every item a dead letter."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    """Time by stage: ``read``, ``segment``, ``write``, ``total``."""
+    """Time by stage: ``read``, ``segment``, ``write``, ``total``; and within them, what
+    may overlap: ``network`` while it computed, ``decode`` while an image was decoded."""
+
+    tiles: int = 0
+    """That the network saw; 0 of these in a record of before they were counted."""
+
+    pixels_seen: int = 0
+    """Of all slots of all its batches."""
+
+    pixels_padding: int = 0
+    """Those of them past an image's edge or in empty slots."""
+
+    images_decoded: int = 0
+    """Where decoding is measured: see ``seconds``."""
+
+    bytes_decoded: int = 0
+    """Bytes of their files."""
 
     worker: str = ""
     """Host and process that did it."""
@@ -107,6 +123,18 @@ class Record:
             )
 
 
+_RESULT: Final = (
+    "shard",
+    "fingerprint",
+    "items",
+    "items_done",
+    "dead_letters",
+    "pixels_done",
+    "pixels_nodata",
+    "pixels_dead",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
     """What a task made, e.g. the assembly of a raster."""
@@ -119,6 +147,11 @@ class TaskRecord:
     worker: str = ""
     seconds: float = 0.0
     """How long it took; of no account for what it is."""
+
+
+def bare(record: Record) -> Record:
+    """What became of a shard, without what it took and where its output lies."""
+    return Record(**{name: getattr(record, name) for name in _RESULT})
 
 
 def dead_letter(item: Item, stage: str, code: str, message: str) -> DeadLetter:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from deeplab.tiles import BLENDS
+from deeplab.views import Views
 from jobs.bundle_file import load_bundle
 from jobs.commands import choose_job, stoppable
 from jobs.conclude import write_views
@@ -19,6 +20,7 @@ from jobs.policy import Policy
 from jobs.retry import plan_retry
 from jobs.runner import work_off
 from jobs.settings import PRODUCT
+from jobs.sizes import Sizes
 from jobs.spec import (
     Compute,
     Cut,
@@ -131,6 +133,8 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
                 # Runs of before there was a choice are refused by their version.
                 blend=identity.get("blend", BLENDS[0]),
             ),
+            views=Views(scales=tuple(identity["scales"]), flip=identity["flip"]),
+            sizes=Sizes.parse(identity),
             cut=Cut(**held["cut"]),
             product=_read_product({name: identity[name] for name in known}),
             masks=Masks(

@@ -15,6 +15,7 @@ from deeplab.tiles import BLENDS
 from jobs.errors import InputError
 from jobs.mask_choice import MASK_ENCODINGS
 from jobs.policy import REACTIONS, STAGES
+from jobs.sizes import KEEP, MASK_SIZES, RESIZES, parse_resize
 from jobs.spec import MOSAICS
 
 if TYPE_CHECKING:
@@ -186,6 +187,14 @@ REACTION: Final = Kind(
 )
 
 
+RESIZE: Final = Kind(allowed=RESIZES, parse=parse_resize, read=parse_resize)
+SCALES: Final = Kind(
+    allowed="numbers such as 0.75,1,1.25",
+    parse=_parse_list(float),
+    read=_read_list(float, int),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One thing that can be set."""
@@ -262,6 +271,22 @@ SETTINGS: Final = {
         default=BLENDS[0],
         about="Where tiles overlap, hann: smoothly from one to the other; crop: the one "
         "whose centre is nearest; mean: all alike.",
+    ),
+    "scales": Setting(
+        kind=SCALES,
+        default=(1.0,),
+        about="Show each tile at these scales, e.g. 0.75,1,1.25, and average.",
+    ),
+    "flip": Setting(kind=FLAG, default=False, about="Show tiles mirrored too."),
+    "resize": Setting(
+        kind=RESIZE,
+        default=KEEP,
+        about="Size at which images are seen: long=PX or short=PX, of that side; or none.",
+    ),
+    "mask_size": Setting(
+        kind=_choice(*MASK_SIZES),
+        default=MASK_SIZES[0],
+        about="Masks of resized images have the size of the image, or as the model saw it.",
     ),
     "bands": Setting(
         kind=BANDS,
@@ -354,12 +379,15 @@ _SHARDS: Final = ("shard_items", "shard_bytes")
 _CUT: Final = (*_SHARDS, "block")
 TILES: Final = ("tile", "overlap", "blend")
 _IMAGES: Final = ("file_bytes", *MASKS, "max_bytes")
+VIEWS: Final = ("scales", "flip")
+SIZES: Final = ("resize", "mask_size")
 _SHARED: Final = (*PLACE, *ACCESS, *POLICY, *LIMITS)
+_SEEN: Final = (*TILES, *VIEWS)
 _COMPUTE: Final = ("device", "precision", "threads")
 
 COMMANDS: Final = {
-    "label": (*_SOURCE, *_SHARDS, *_IMAGES, *TILES, *_COMPUTE, *_SHARED),
-    "map": (*_SOURCE, "aoi", *_CUT, *READING, *PRODUCT, *TILES, *_COMPUTE, *_SHARED),
+    "label": (*_SOURCE, *_SHARDS, *SIZES, *_IMAGES, *_SEEN, *_COMPUTE, *_SHARED),
+    "map": (*_SOURCE, "aoi", *_CUT, *READING, *PRODUCT, *_SEEN, *_COMPUTE, *_SHARED),
     "retry": ("bundle", "allow_vrt", *_SHARED, "max_bytes"),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""

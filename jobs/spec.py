@@ -15,10 +15,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from deeplab.tiles import BlendKind, Tiling
+from deeplab.views import Views
 from jobs.class_choice import choose_classes
 from jobs.errors import InputError, ItemError
 from jobs.mask_choice import Masks
 from jobs.policy import Policy
+from jobs.sizes import Sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION: Final = 2
 """Of the run folder."""
 
-RESULT_VERSION: Final = 2
+RESULT_VERSION: Final = 3
 """Raised whenever a change of the program changes its masks."""
 
 BATCH: Final = {"cpu": 1, "cuda": 16}
@@ -245,6 +247,8 @@ class Spec:
     cut: Cut
     access: Access
     tiles: Tiles = field(default_factory=Tiles)
+    views: Views = field(default_factory=Views)
+    sizes: Sizes = field(default_factory=Sizes)
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
     product: Product = field(default_factory=Product)
@@ -306,6 +310,8 @@ class Spec:
         return {
             "bundle": self.bundle.digest,
             **asdict(self.tiling),
+            **read_views(self.views),
+            **asdict(self.sizes),
             "batch": self.compute.batch,
             **asdict(self.compute),
             **asdict(self.product),
@@ -321,6 +327,11 @@ class Spec:
     def fingerprint(self, plan_digest: str) -> str:
         """16 hex digits over the planned items and what changes results."""
         return digest_of({"plan": plan_digest, "job": self.job, **self.results()})
+
+
+def read_views(views: Views) -> dict[str, Any]:
+    """How tiles are seen, as JSON gives it back."""
+    return {"scales": list(views.scales), "flip": views.flip}
 
 
 def write_area(geometry: dict[str, Any] | None) -> str:

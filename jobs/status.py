@@ -8,6 +8,7 @@ from jobs.folder import is_finished, list_folders, require_job
 from jobs.ledger import Ledger
 from jobs.letters import open_letters, redone
 from jobs.plan import Totals
+from jobs.rates import describe_rates
 from jobs.tally import Tally
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def describe_status(status: dict[str, Any]) -> str:
         f"  dead letters  {status['dead_letters']}" + (f" ({codes})" if codes else ""),
         f"  written       {status['bytes_written'] / 1e6:.2f} MB",
     ]
+    lines += [f"  {line}" for line in describe_rates(status)]
     if status["retries"]:
         lines.insert(2, f"  retries       {status['retries']}")
     if not status["finished"]:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.rates import find_padding, find_rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from jobs.ledger import DeadLetter, Record
     from jobs.plan import Totals
+
+_MEASURED: Final = (
+    "tiles",
+    "pixels_seen",
+    "pixels_padding",
+    "images_decoded",
+    "bytes_decoded",
+)
 
 
 class Tally:
@@ -32,6 +42,9 @@ class Tally:
         """Count one shard."""
         self.shards += 1
         self.counts["items_done"] += record.items_done
+        self.counts["items_measured"] += record.items_done if record.tiles else 0
+        for name in _MEASURED:
+            self.counts[name] += getattr(record, name)
         self.counts["pixels_done"] += record.pixels_done
         self.counts["pixels_nodata"] += record.pixels_nodata
         self.counts["pixels_dead"] += record.pixels_dead
@@ -100,6 +113,9 @@ class Tally:
             "dead_letters": self.dead,
             "dead_letter_codes": dict(sorted(self.codes.items())),
             "bytes_written": self.counts["bytes_written"],
+            "tiles": self.counts["tiles"],
+            "padding": find_padding(self.counts),
+            "rates": find_rates(self.counts, self.seconds),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
 

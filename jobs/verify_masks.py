@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.errors import RunError
-from jobs.ledger import parse_record
+from jobs.ledger import bare, parse_record
 from jobs.outputs.mask_files import join_records
 from jobs.outputs.recount import read_signature, recount_masks
 from jobs.verify_outputs import IGNORED, NODATA, inspect_values
@@ -74,10 +73,10 @@ class ShardMasks:
     def _inspect_all(self) -> Iterator[Told]:
         """What the files say together."""
         names = [output.name for output in self._record.outputs]
-        bare = replace(self._record, outputs=(), seconds={}, worker="", attempts=1)
+        expected = bare(self._record)
         signed = join_records([self._signed[name] for name in names])
-        if signed != bare:
-            yield "wrong_record", f"the record that it was signed with, {bare}", signed
+        if signed != expected:
+            yield "wrong_record", f"the record that it was signed with, {expected}", signed
         dead = {letter.uri for letter in self._record.dead_letters}
         items = self._shard.items
         left = [(item.uri, item.key) for item in items if item.uri not in dead]

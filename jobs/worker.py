@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cluster.outcomes import Postponed
-from deeplab.pictures import NODATA, Picture, count_tiles
+from deeplab.pictures import NODATA, Wanted
 from jobs.errors import AtrousError, ItemError, RunError, StoreError
+from jobs.gathering import gather, to_picture
 from jobs.job import Result
 from jobs.ledger import DeadLetter, Ledger, Record, TaskRecord, dead_letter
+from jobs.meter import Meter
 from jobs.prefetch import map_ahead
 from jobs.shards import Shard
 from jobs.storage import open_store
@@ -33,14 +35,11 @@ if TYPE_CHECKING:
 
     from cluster.outcomes import Attempt, Death
     from deeplab.pictures import Segmentation
-    from deeplab.tiles import Tiling
+    from deeplab.seen import Seen
     from jobs.job import Image, Job, Task
     from jobs.shards import Item
 
 Value = TypeVar("Value")
-
-_BATCHES: Final = 8
-"""Batches that a group of images fills, of which the last is half empty on average."""
 
 _MACHINE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE}
 """What goes wrong with a machine and not with an input: a full disk, and the like."""
@@ -111,14 +110,14 @@ class Worker:
     def _process(
         self, shard: Shard, attempt: Attempt, announce: Callable[[str], None]
     ) -> Record:
-        clock = Clock()
+        clock, meter = Clock(), Meter()
         images = clock.count("read", self._read_all(shard, attempt, announce))
-        results = clock.count("segment", self._segment_all(shard, attempt, images))
+        results = clock.count("segment", self._segment_all(shard, attempt, images, meter))
         record = self._job.write(shard, results)
         record = replace(
             record, seconds=clock.seconds(), worker=_whoami(), attempts=attempt.number
         )
-        return self._ledger.commit(record)
+        return self._ledger.commit(meter.complete(record))
 
     def _complete(
         self, task: Task, attempt: Attempt, announce: Callable[[str], None]
@@ -186,29 +185,39 @@ class Worker:
         return self._job.bury(shard, item, dead_letter(item, stage, code, message))
 
     def _segment_all(
-        self, shard: Shard, attempt: Attempt, images: Iterable[Image | DeadLetter]
+        self,
+        shard: Shard,
+        attempt: Attempt,
+        images: Iterable[Image | DeadLetter],
+        meter: Meter,
     ) -> Iterator[Result | DeadLetter]:
         """Segment images in groups, so that small ones fill the device's batches."""
         batch = max(1, self._segmenter.batch >> attempt.out_of_memory)
-        tiles = 1 if attempt.alone or batch == 1 else _BATCHES * batch
-        for group in _gather(images, self._job.spec.tiling, tiles):
-            results = deque(self._segment(shard, attempt, group, batch))
+        together = 1 if attempt.alone else batch
+        for group in gather(images, self._job.spec.tiling, together):
+            meter.count_all(group)
+            results = deque(self._segment(shard, attempt, group, (batch, meter.seen)))
             # Nothing is held while the caller works on: it may be a whole block.
             group.clear()
             while results:
                 yield results.popleft()
 
     def _segment(
-        self, shard: Shard, attempt: Attempt, group: list[Image | DeadLetter], batch: int
+        self,
+        shard: Shard,
+        attempt: Attempt,
+        group: list[Image | DeadLetter],
+        how: tuple[int, Seen],
     ) -> Iterable[Result | DeadLetter]:
         images = [one for one in group if not isinstance(one, DeadLetter)]
         try:
             found = self._segmenter.segment_all(
-                [_to_picture(image) for image in images],
+                [to_picture(image) for image in images],
                 tiling=self._job.spec.tiling,
-                batch=batch,
-                probabilities=self._job.spec.probabilities,
-                entropy=self._job.entropy,
+                batch=how[0],
+                wanted=Wanted(self._job.spec.probabilities, self._job.entropy),
+                views=self._job.spec.views,
+                seen=how[1],
             )
         except MemoryError as error:
             if not attempt.alone:
@@ -222,28 +231,6 @@ class Worker:
             ]
         results = map(_to_result, images, found)
         return [one if isinstance(one, DeadLetter) else next(results) for one in group]
-
-
-def _gather(
-    images: Iterable[Image | DeadLetter], tiling: Tiling, tiles: int
-) -> Iterator[list[Image | DeadLetter]]:
-    """Group images of at least so many tiles, and the dead letters between them."""
-    group: list[Image | DeadLetter] = []
-    count = 0
-    for image in images:
-        group.append(image)
-        if not isinstance(image, DeadLetter):
-            count += count_tiles(_to_picture(image), tiling)
-        del image
-        if count >= tiles:
-            yield group
-            group, count = [], 0
-    if group:
-        yield group
-
-
-def _to_picture(image: Image) -> Picture:
-    return Picture(pixels=image.pixels, valid=image.valid, region=image.region)
 
 
 def _to_result(image: Image, found: Segmentation) -> Result:

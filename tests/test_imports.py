@@ -21,7 +21,13 @@ LINES = 400
 BODY = 50
 
 DOORS = {  # who may import a third-party package; a prefix of the module's name
-    "PIL": ("jobs.inputs.images", "jobs.preview", "jobs.demo", "jobs.scene"),
+    "PIL": (
+        "jobs.inputs.images",
+        "jobs.inputs.resizing",
+        "jobs.preview",
+        "jobs.demo",
+        "jobs.scene",
+    ),
     "botocore": ("jobs.s3",),
     "click": ("jobs.cli", "jobs.demo"),
     "fsspec": ("jobs.storage",),
@@ -77,6 +83,8 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
         "jobs.class_choice",
         "jobs.mask_choice",
         "jobs.policy",
+        "jobs.sizes",
+        "jobs.rates",
         "jobs.spec",
         "jobs.settings",
         "jobs.ledger",
@@ -97,6 +105,8 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
     ),
     (
         "jobs.worker",
+        "jobs.gathering",
+        "jobs.meter",
         "jobs.progress",
         "jobs.status",
         "jobs.merging",

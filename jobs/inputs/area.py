@@ -279,8 +279,8 @@ def find_needed(
         top = i * grid.rows.stride
         for k in grid.columns.touching(core.col, core.stop_col):
             left = k * grid.columns.stride
-            if _part(inside, core, top, left, grid.tile).any():
-                _part(needed, read, top, left, grid.tile)[...] = True
+            if _part(inside, core, top, left, grid.tiling.tile).any():
+                _part(needed, read, top, left, grid.tiling.tile)[...] = True
     return needed
 
 

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from jobs.errors import ItemError, StoreError
 from jobs.inputs.child import Child, KilledError, StalledError
 from jobs.inputs.frames import read_origin
+from jobs.sizes import KEEP
 from jobs.spec import Limits, Reading
 from jobs.storage import S3, open_store
 
@@ -152,12 +153,16 @@ _SOUND: Final = {
 """After these a decoder is as good as before."""
 
 
-def decode_image(data: bytes, *, limits: Limits = _LIMITS) -> tuple[Arrays, Origin]:
-    """Decode an image file in a decoder; see ``jobs.inputs.images``.
+def decode_image(
+    data: bytes, *, limits: Limits = _LIMITS, resize: str = KEEP
+) -> tuple[Arrays, Origin]:
+    """Decode an image file in a decoder, which resizes it too; see ``jobs.inputs.images``.
 
     Args:
         data: The file's bytes.
         limits: What it may take.
+        resize: As in ``jobs.sizes``.
+
 
     Returns:
         Pixels, uint8 (3, H, W), RGB, and validity, bool (H, W); and what the file is.
@@ -167,7 +172,7 @@ def decode_image(data: bytes, *, limits: Limits = _LIMITS) -> tuple[Arrays, Orig
             ``crashed_decoder`` or ``out_of_memory``.
     """
     limits.check_bytes(len(data))
-    fields = {"max_pixels": limits.max_pixels}
+    fields = {"max_pixels": limits.max_pixels, "resize": resize}
     decoders = _decoders("jobs.inputs.images", os.getpid())
     answer, found = decoders.ask("decode", fields, data, seconds=limits.seconds)
     arrays = checked(found, bands=3)

@@ -33,7 +33,9 @@ from PIL import (
 
 from jobs.errors import ItemError
 from jobs.inputs.frames import origin_fields
+from jobs.inputs.resizing import prepare, resized, shrunk, upright_size
 from jobs.job import Origin
+from jobs.sizes import KEEP, resized_size
 
 _HAS_HEIF: Final = find_spec("pillow_heif") is not None
 if _HAS_HEIF:  # an extra of ours
@@ -113,13 +115,18 @@ def new_arrays(bands: int, height: int, width: int) -> Arrays:
 
 
 def decode_image(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, empty: Empty = new_arrays
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    resize: str = KEEP,
+    empty: Empty = new_arrays,
 ) -> tuple[Arrays, Origin]:
-    """Decode an image file of one of ``FORMATS``.
+    """Decode an image file of one of ``FORMATS``, and make it smaller or larger.
 
     Args:
         data: The file's bytes.
-        max_pixels: Most pixels (width times height) to decode.
+        max_pixels: Most pixels (width times height) to decode, and to resize to.
+        resize: As in ``jobs.sizes``.
         empty: Gives the arrays to fill.
 
     Returns:
@@ -134,17 +141,21 @@ def decode_image(
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, max_pixels)
-            frames = _count_frames(image, data)
+            frames, whole = _count_frames(image, data), upright_size(image)
+            stored = image.size
+            prepare(image, resize, max_pixels)
+            is_reduced = image.size != stored
             kind, orientation = image.format or "", _upright(image)
             _check(image, max_pixels)  # of a few formats only pixels tell the size
-            arrays = empty(3, image.height, image.width)
-            _fill(image, *arrays)
+            if not is_reduced:
+                whole = image.height, image.width
+            arrays = _fill_resized(image, resize, whole, empty)
             return arrays, Origin(
                 format="JPEG" if kind == "MPO" else kind,
                 orientation=orientation,
                 frames=frames,
-                height=image.height,
-                width=image.width,
+                height=whole[0],
+                width=whole[1],
             )
     except UnidentifiedImageError as error:
         raise _refusal(data) from error
@@ -211,6 +222,19 @@ def _upright(image: Image.Image) -> int:
     return found if found in _ORIENTATIONS else _UPRIGHT
 
 
+def _fill_resized(
+    image: Image.Image, resize: str, whole: tuple[int, int], empty: Empty
+) -> Arrays:
+    """Arrays of an upright image at the size that is asked for."""
+    size = resized_size(resize, *whole)
+    if resize != KEEP:
+        image = shrunk(image, size)
+    is_sized = (image.height, image.width) == size
+    arrays = (empty if is_sized else new_arrays)(3, image.height, image.width)
+    _fill(image, *arrays)
+    return arrays if is_sized else resized(arrays, size, empty)
+
+
 def _fill(image: Image.Image, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
     """Convert strip by strip: no mode's pixels depend on their neighbours."""
     transparent = image.info.get("transparency")
@@ -252,8 +276,8 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
 
 
 def _decode(fields: dict[str, Any], data: bytes, empty: Empty) -> dict[str, Any]:
-    _, origin = decode_image(data, max_pixels=fields["max_pixels"], empty=empty)
-    return origin_fields(origin)
+    limits = {"max_pixels": fields["max_pixels"], "resize": fields["resize"]}
+    return origin_fields(decode_image(data, **limits, empty=empty)[1])
 
 
 def _size(_fields: dict[str, Any], data: bytes, _empty: Empty) -> tuple[int, int]:

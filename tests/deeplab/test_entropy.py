@@ -7,10 +7,12 @@ import torch
 import deeplab
 from deeplab.bundle import Bundle, ClassInfo
 from deeplab.entropy import enlarged_entropy, entropy_of
-from deeplab.pictures import ENTROPY_SCALE, Picture
+from deeplab.pictures import ENTROPY_SCALE, Picture, Wanted
 from deeplab.resize import enlarged_winner, resize
 from deeplab.segmenter import Segmenter
 from deeplab.tiles import Tiling
+
+ENTROPY = Wanted(entropy=True)
 
 
 def exact(logits):
@@ -71,7 +73,7 @@ def picture(height, width, seed=0):
 def test_it_is_the_mean_over_pixels_with_data(segmenter, size):
     """Of one tile, of several that are blended, and of two strips."""
     given = picture(*size)
-    (found,) = segmenter.segment_all([given], entropy=True)
+    (found,) = segmenter.segment_all([given], wanted=ENTROPY)
     weight, bias = (one.detach() for one in segmenter._model.parameters())
     x = (torch.from_numpy(given.pixels) / 255 - 0.5) / 0.25
     x[:, ~torch.from_numpy(given.valid)] = 0
@@ -84,7 +86,7 @@ def test_it_is_the_mean_over_pixels_with_data(segmenter, size):
 def test_nothing_else_changes_and_nobody_pays_who_does_not_ask(segmenter):
     given = picture(70, 50)
     (plain,) = segmenter.segment_all([given])
-    (found,) = segmenter.segment_all([given], entropy=True, probabilities=(1, 2))
+    (found,) = segmenter.segment_all([given], wanted=Wanted((1, 2), entropy=True))
     assert plain.entropy is None
     np.testing.assert_array_equal(plain.mask, found.mask)
     np.testing.assert_array_equal(plain.confidence, found.confidence)
@@ -95,9 +97,9 @@ def test_it_does_not_depend_on_the_company(segmenter):
     """Pictures share batches, in any order and number."""
     sizes = [(20, 30), (32, 32), (70, 50), (1, 1), (40, 9)]
     given = [picture(*size, seed) for seed, size in enumerate(sizes)]
-    alone = [segmenter.segment_all([one], entropy=True)[0].entropy for one in given]
+    alone = [segmenter.segment_all([one], wanted=ENTROPY)[0].entropy for one in given]
     for batch in (1, 3, 4):
-        together = segmenter.segment_all(given[::-1], entropy=True, batch=batch)
+        together = segmenter.segment_all(given[::-1], wanted=ENTROPY, batch=batch)
         assert [one.entropy for one in together[::-1]] == alone
 
 
@@ -105,7 +107,7 @@ def test_a_picture_without_data_has_none(segmenter):
     given = picture(40, 50)
     empty = Picture(pixels=given.pixels, valid=np.zeros((40, 50), np.bool_))
     (found,) = segmenter.segment_all(
-        [empty], entropy=True, tiling=Tiling(tile=32, overlap=8)
+        [empty], wanted=ENTROPY, tiling=Tiling(tile=32, overlap=8)
     )
     assert found.entropy == (0, 0)
     assert found.entropy.mean is None

@@ -11,6 +11,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import deeplab
@@ -20,6 +22,7 @@ from deeplab.tiles import BLENDS, TileGrid, Tiling
 from deeplab.variant import default_variant
 
 MOBILENET = "deeplabv3plus_mobilenet_v2"
+SIDES = st.integers(1, 3 * 96)
 CELL = 4
 """Px of a cell of the small network."""
 
@@ -103,9 +106,10 @@ def far_from_edges(axis, reach):
 
 
 def assert_tiles_equal_the_whole(model, bundle, tiling, size, reach):
-    pixels = make_image(*size)
     grid = TileGrid(height=size[0], width=size[1], tiling=tiling)
     assert grid.count >= 4, "nothing to show"
+    pixels = make_image(*size)
+    grid = TileGrid(height=size[0], width=size[1], tiling=tiling, fitted=True)
     far = far_from_edges(grid.rows, reach)[:, None] & far_from_edges(grid.columns, reach)
     with Segmenter(model, bundle, threads=1) as segmenter:
         result = segmenter.segment(pixels, np.ones(size, dtype=bool), tiling=tiling)
@@ -142,6 +146,56 @@ def test_a_local_network_sees_in_tiles_what_it_sees_at_once(
         assert far.all()
     if blend == "crop":
         assert far[:-reach, :-reach].all()
+
+
+def far_from_inner_edges(axis, reach):
+    """The same for an image that is seen at once with the mirrored px past its edge."""
+    far = np.ones(axis.size, dtype=bool)
+    for pixel in range(axis.size):
+        for index in axis.touching(pixel, pixel + 1):
+            start, last = index * axis.stride, index == axis.count - 1
+            far[pixel] &= index == 0 or pixel - start >= reach
+            # A tile mirrors what it holds, and the image all that there is.
+            stop = 2 * axis.size - 1 - start if last else start + axis.tile
+            far[pixel] &= axis.count == 1 or stop - pixel > reach
+    return far
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SIDES, SIDES, st.sampled_from(BLENDS))
+@example(1, 1, "hann")
+@example(96, 97, "hann")
+@example(288, 288, "mean")
+def test_an_image_of_any_size_is_what_it_is_at_once(
+    local, make_bundle, height, width, blend
+):
+    """1 x 1 px to three tiles each way, where tiles fit the image."""
+    model, reach = local
+    tiling = Tiling(tile=96, overlap=2 * reach, blend=blend)
+    grid = TileGrid(height=height, width=width, tiling=tiling, fitted=True)
+    pixels = make_image(height, width)
+    with Segmenter(model, make_bundle(), threads=1) as segmenter:
+        result = segmenter.segment(pixels, np.ones(pixels.shape[1:], bool), tiling=tiling)
+    axes = (grid.rows, grid.columns)
+    ends = [(axis.count - 1) * axis.stride + axis.tile for axis in axes]
+    lack = [(0, end - axis.size) for end, axis in zip(ends, axes, strict=True)]
+    whole = see_whole(model, make_bundle(), np.pad(pixels, ((0, 0), *lack), "reflect"))
+    down, across = (far_from_inner_edges(axis, reach) for axis in axes)
+    assert_same(result, whole[:, :height, :width], down[:, None] & across)
+    if grid.count == 1:
+        assert down.all()
+        assert across.all()
+
+
+def test_a_tile_of_the_images_own_size_is_the_image(local, make_bundle):
+    """Nothing is mirrored, so that each bit is that of a plain forward pass."""
+    model, _ = local
+    pixels = make_image(64, 96)
+    with Segmenter(model, make_bundle(), threads=1) as segmenter:
+        result = segmenter.segment(
+            pixels, np.ones((64, 96), dtype=bool), tiling=Tiling(tile=512, overlap=128)
+        )
+    assert_same(result, see_whole(model, make_bundle(), pixels), result.mask < 255)
 
 
 @pytest.mark.parametrize("blend", BLENDS)

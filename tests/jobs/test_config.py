@@ -67,6 +67,10 @@ ANOTHER = {  # a value of each setting that is not its default
     "tile": 1024,
     "overlap": 256,
     "blend": "crop",
+    "scales": (0.75, 1.0, 1.25),
+    "flip": True,
+    "resize": "long=1024",
+    "mask_size": "model",
     "bands": (4, 3, 2),
     "value_range": (0.0, 2.5),
     "crs": "EPSG:3857",
@@ -149,7 +153,7 @@ def test_defaults_are_those_of_the_objects(command):
     plain = Request(job=command, source="source", run="run", bundle="net")
     assert {reaction for _, reaction in made.policy.on_error} == {"dead-letter"}
     parts = ("cut", "access", "place", "limits", "product", "pick", "tiles", "reading")
-    for name in ("limit", "precision", "aoi", *parts):
+    for name in ("limit", "precision", "aoi", "views", "sizes", *parts):
         assert getattr(made, name) == getattr(plain, name)
     for name in ("max_dead_letters", "max_dead_percent", "patience_s"):
         assert getattr(made.policy, name) == getattr(plain.policy, name)

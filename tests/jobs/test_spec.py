@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from deeplab.bundle import Bundle
 from deeplab.tiles import Tiling
+from deeplab.views import Views
 from jobs import spec as spec_module
 from jobs.commands import Request, make_compute
 from jobs.commands import make_spec as make_spec_of
@@ -19,6 +20,7 @@ from jobs.mask_choice import Masks
 from jobs.policy import STAGES, Policy
 from jobs.retry_commands import RetryRequest
 from jobs.retry_commands import _make_spec as make_retry_spec
+from jobs.sizes import Sizes
 from jobs.spec import (
     RESULT_VERSION,
     Compute,
@@ -45,6 +47,8 @@ FIELDS = {
         "precision": (RESULT, "bf16"),
         "limit": (RUN, 3),
         "tiles": (PARTS, Tiles),
+        "views": (PARTS, Views),
+        "sizes": (PARTS, Sizes),
         "cut": (PARTS, Cut),
         "access": (PARTS, Access),
         "place": (PARTS, Place),
@@ -66,6 +70,8 @@ FIELDS = {
         "cut": (PARTS, Cut),
         "access": (PARTS, Access),
         "tiles": (PARTS, Tiles),
+        "views": (PARTS, Views),
+        "sizes": (PARTS, Sizes),
         "policy": (PARTS, Policy),
         "limits": (PARTS, Limits),
         "product": (PARTS, Product),
@@ -84,6 +90,14 @@ FIELDS = {
         "tile": (RESULT, 96),
         "overlap": (RESULT, 5),
         "blend": (RESULT, "crop"),
+    },
+    Views: {
+        "scales": (RESULT, (0.75, 1.0)),
+        "flip": (RESULT, True),
+    },
+    Sizes: {
+        "resize": (RESULT, "long=64"),
+        "mask_size": (RESULT, "model"),
     },
     Cut: {
         "shard_items": (NEUTRAL, 7),
@@ -186,6 +200,8 @@ def make_run(make_bundle, tmp_path):
                 run=str(tmp_path / "run"),
                 bundle=str(tmp_path / "net"),
                 tiles=change(Tiles()),
+                views=change(Views()),
+                sizes=change(Sizes()),
                 cut=change(Cut()),
                 access=change(Access()),
                 place=change(Place(local=True, device="cpu")),

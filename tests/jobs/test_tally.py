@@ -52,6 +52,11 @@ def test_sums():
         "dead_letters": 1,
         "dead_letter_codes": {"c": 1},
         "bytes_written": 15,
+        "tiles": 0,
+        "padding": None,
+        "rates": dict.fromkeys(
+            ("tiles_s", "items_s", "decoded_images_s", "decoded_mb_s"), None
+        ),
         "seconds": {"read": 0.75, "total": 1.0},
     }
     assert (tally.counts["items_done"], tally.dead) == (3, 1)
