@@ -71,6 +71,10 @@ _BRANDS: Final = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
 )
 """What stands in an ISO media file (ISO/IEC 23008-12) whose image is one of these."""
 
+_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_GREY_STEPS: Final = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies grey of 2 and 4 bits with, but for the one that is clear."""
+
 _UPRIGHT: Final = 1
 _ORIENTATION: Final = 0x0112
 _ORIENTATIONS: Final = range(1, 9)
@@ -134,6 +138,8 @@ def decode_image(
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, max_pixels)
+            if image.format == "PNG":
+                _mend_png(image, data)
             frames = _count_frames(image, data)
             kind, orientation = image.format or "", _upright(image)
             _check(image, max_pixels)  # of a few formats only pixels tell the size
@@ -188,6 +194,33 @@ def _check(image: Image.Image, max_pixels: int) -> None:
             "unsupported",
             f"samples of mode {image.mode} have no range; need 8 or 16 bit",
         )
+
+
+def _mend_png(image: Image.Image, data: bytes) -> None:
+    """See to what Pillow does not: checksums of pixels, and transparency of some depths.
+
+    Raises:
+        ItemError: ``undecodable``: a chunk that pixels depend on is damaged.
+    """
+    at = len(_PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        size = int.from_bytes(data[at : at + 4])
+        body = memoryview(data)[at + 4 : at + 8 + size]
+        end = at + 8 + size
+        checksum = int.from_bytes(data[end : end + 4])
+        # Those that readers must know begin with a capital; what is cut is told later.
+        if data[at + 4 : at + 5].isupper() and end + 4 <= len(data):
+            if zlib.crc32(body) != checksum:
+                name = bytes(body[:4]).decode("latin-1")
+                raise ItemError("undecodable", f"the checksum of a chunk {name!r} is wrong")
+            if body[:4] == b"IEND":
+                break
+        at = end + 4
+    kind, clear = image.tile[0].args if image.tile else "", image.info.get("transparency")
+    if kind in _GREY_STEPS and isinstance(clear, int):
+        image.info["transparency"] = clear * _GREY_STEPS[kind]
+    elif kind == "RGB;16B" and isinstance(clear, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
 def _count_frames(image: Image.Image, data: bytes) -> int:
