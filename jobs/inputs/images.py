@@ -139,7 +139,8 @@ def decode_image(
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, max_pixels)
             if image.format == "PNG":
-                _mend_png(image, data)
+                _check_png(data)
+                _mend_transparency(image)
             frames = _count_frames(image, data)
             kind, orientation = image.format or "", _upright(image)
             _check(image, max_pixels)  # of a few formats only pixels tell the size
@@ -196,27 +197,29 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _mend_png(image: Image.Image, data: bytes) -> None:
-    """See to what Pillow does not: checksums of pixels, and transparency of some depths.
+def _check_png(data: bytes) -> None:
+    """Check the checksums of all chunks that pixels depend on, which Pillow does not.
 
     Raises:
-        ItemError: ``undecodable``: a chunk that pixels depend on is damaged.
+        ItemError: ``undecodable``.
     """
-    at = len(_PNG_SIGNATURE)
-    while at + 12 <= len(data):
-        size = int.from_bytes(data[at : at + 4])
-        body = memoryview(data)[at + 4 : at + 8 + size]
-        end = at + 8 + size
-        checksum = int.from_bytes(data[end : end + 4])
-        # Those that readers must know begin with a capital; what is cut is told later.
-        if data[at + 4 : at + 5].isupper() and end + 4 <= len(data):
-            if zlib.crc32(body) != checksum:
-                name = bytes(body[:4]).decode("latin-1")
-                raise ItemError("undecodable", f"the checksum of a chunk {name!r} is wrong")
-            if body[:4] == b"IEND":
-                break
+    at, view = len(_PNG_SIGNATURE), memoryview(data)
+    name = b""
+    while name != b"IEND" and at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        name, checksum = data[at + 4 : at + 8], data[end : end + 4]
+        # Whoever reads must know those with a capital. That a file is cut is told later.
+        must_know = name[:1].isupper() and end + 4 <= len(data)
+        if must_know and zlib.crc32(view[at + 4 : end]) != int.from_bytes(checksum):
+            text = f"the checksum of a chunk {name.decode('latin-1')} is wrong"
+            raise ItemError("undecodable", text)
         at = end + 4
-    kind, clear = image.tile[0].args if image.tile else "", image.info.get("transparency")
+
+
+def _mend_transparency(image: Image.Image) -> None:
+    """Bring the colour that is clear to 8 bits, where Pillow brings only the others."""
+    tiles, clear = getattr(image, "tile", ()), image.info.get("transparency")
+    kind = tiles[0].args if tiles else ""
     if kind in _GREY_STEPS and isinstance(clear, int):
         image.info["transparency"] = clear * _GREY_STEPS[kind]
     elif kind == "RGB;16B" and isinstance(clear, tuple):
