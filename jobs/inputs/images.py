@@ -170,7 +170,30 @@ def image_size(head: bytes) -> tuple[int, int]:
         with Image.open(io.BytesIO(head), formats=FORMATS) as image:
             return image.height, image.width
     except _DECODE_ERRORS as error:
+        size = _peek_size(head)
+        if size is not None:
+            return size
         raise ItemError("undecodable", "the header cannot be read") from error
+
+
+def _peek_size(head: bytes) -> tuple[int, int] | None:
+    """Height and width of a WebP or AVIF file, which Pillow opens as a whole alone."""
+    if head[8:12] in _BRANDS:
+        # The largest is the image's own; others are of its parts and previews.
+        parts = [part[4:12] for part in head.split(b"ispe")[1:] if len(part) >= 12]  # noqa: PLR2004
+        sides = (struct.unpack(">II", part) for part in parts)
+        return max(((h, w) for w, h in sides), default=None)
+    kind = head[12:16] if head[8:12] == b"WEBP" and len(head) >= 30 else b""  # noqa: PLR2004
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
+        return 1 + height, 1 + width
+    if kind == b"VP8L":
+        packed = int.from_bytes(head[21:25], "little")
+        return 1 + (packed >> 14 & 0x3FFF), 1 + (packed & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack("<HH", head[26:30])
+        return height & 0x3FFF, width & 0x3FFF
+    return None
 
 
 def _refusal(data: bytes) -> ItemError:

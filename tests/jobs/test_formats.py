@@ -12,7 +12,7 @@ from PIL import Image
 
 from jobs.errors import ItemError
 from jobs.inputs import images
-from jobs.inputs.images import FORMATS, decode_image
+from jobs.inputs.images import FORMATS, decode_image, image_size
 from jobs.inputs.sources import IMAGE_SUFFIXES
 from jobs.job import Origin
 
@@ -125,6 +125,30 @@ def test_gif_and_bmp_have_their_own_ways():
         (pixels, _), _ = decode_image(encode(given, "BMP"))
         expected = np.asarray(given.convert("RGB"))
         np.testing.assert_array_equal(pixels.transpose(1, 2, 0), expected)
+
+
+ROOMY = {
+    "JPEG": ("JPEG", {}),
+    "WebP": ("WEBP", {}),
+    "WebP, lossless": ("WEBP", {"lossless": True}),
+    "WebP, extended": ("WEBP", {"exif": b"Exif\0\0" + bytes(20)}),
+    "AVIF": ("AVIF", {}),
+    "HEIC": ("HEIF", {}),
+    "GIF": ("GIF", {}),
+    "BMP": ("BMP", {}),
+}
+
+
+@pytest.mark.parametrize("name", ROOMY)
+def test_the_size_stands_in_the_first_part_of_a_file(name):
+    kind, options = ROOMY[name]
+    noise = np.random.default_rng(1).integers(0, 256, (70, 130, 3), dtype=np.uint8)
+    data = encode(noise, kind, **options)
+    assert image_size(data) == (70, 130)
+    assert image_size(data[: 4 * len(data) // 5]) == (70, 130)
+    for end in (0, 3, 9):
+        with pytest.raises(ItemError, match="the header cannot be read"):
+            image_size(data[:end])
 
 
 # More than 8 bits
