@@ -34,6 +34,7 @@ class ShardMasks:
         self._lock = threading.Lock()
         self._signed: dict[str, Record] = {}
         self._rows: dict[str, list[tuple[str, str]]] = {}
+        self._pixels = self._nodata = 0
 
     def inspect(self, name: str, path: Path) -> Iterator[Told]:
         """Count one file's masks again.
@@ -55,17 +56,10 @@ class ShardMasks:
             yield from _inspect_row(row, self._one)
             pixels += row.size
             nodata += int(row.counts[NODATA])
-        if len(given) != signed.items_done:
-            yield "wrong_count", f"{signed.items_done} rows", len(given)
-        expected = signed.pixels_done, signed.pixels_nodata
-        if (pixels - nodata, nodata) != expected:
-            yield (
-                "wrong_count",
-                "{} pixels done, {} nodata".format(*expected),
-                f"{pixels - nodata} and {nodata}",
-            )
         with self._lock:
             self._signed[name], self._rows[name] = signed, given
+            self._pixels += pixels
+            self._nodata += nodata
             is_last = len(self._signed) == len(self._record.outputs)
         if is_last:
             yield from self._inspect_all()
@@ -83,6 +77,12 @@ class ShardMasks:
         given = [row for name in names for row in self._rows[name]]
         if given != left:
             yield "wrong_count", f"rows of {len(left)} items: {left}", given
+        expected = self._record.pixels_done, self._record.pixels_nodata
+        found = self._pixels - self._nodata, self._nodata
+        if found != expected:
+            done, nodata = expected
+            told = f"{done} pixels done, {nodata} nodata"
+            yield "wrong_count", told, "{} and {}".format(*found)
 
 
 def _inspect_row(row: MaskRow, one: Pass) -> Iterator[Told]:

@@ -73,6 +73,10 @@ _BRANDS: Final = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
 )
 """What stands in an ISO media file (ISO/IEC 23008-12) whose image is one of these."""
 
+_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_GREY_STEPS: Final = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies grey of 2 and 4 bits with, but for the one that is clear."""
+
 _UPRIGHT: Final = 1
 _ORIENTATION: Final = 0x0112
 _ORIENTATIONS: Final = range(1, 9)
@@ -141,6 +145,9 @@ def decode_image(
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, max_pixels)
+            if image.format == "PNG":
+                _check_png(data)
+                _mend_transparency(image)
             frames, whole = _count_frames(image, data), upright_size(image)
             stored = image.size
             prepare(image, resize, max_pixels)
@@ -174,7 +181,30 @@ def image_size(head: bytes) -> tuple[int, int]:
         with Image.open(io.BytesIO(head), formats=FORMATS) as image:
             return image.height, image.width
     except _DECODE_ERRORS as error:
+        size = _peek_size(head)
+        if size is not None:
+            return size
         raise ItemError("undecodable", "the header cannot be read") from error
+
+
+def _peek_size(head: bytes) -> tuple[int, int] | None:
+    """Height and width of a WebP or AVIF file, which Pillow opens as a whole alone."""
+    if head[8:12] in _BRANDS:
+        # The largest is the image's own; others are of its parts and previews.
+        parts = [part[4:12] for part in head.split(b"ispe")[1:] if len(part) >= 12]  # noqa: PLR2004
+        sides = (struct.unpack(">II", part) for part in parts)
+        return max(((h, w) for w, h in sides), default=None)
+    kind = head[12:16] if head[8:12] == b"WEBP" and len(head) >= 30 else b""  # noqa: PLR2004
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
+        return 1 + height, 1 + width
+    if kind == b"VP8L":
+        packed = int.from_bytes(head[21:25], "little")
+        return 1 + (packed >> 14 & 0x3FFF), 1 + (packed & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack("<HH", head[26:30])
+        return height & 0x3FFF, width & 0x3FFF
+    return None
 
 
 def _refusal(data: bytes) -> ItemError:
@@ -199,6 +229,35 @@ def _check(image: Image.Image, max_pixels: int) -> None:
             "unsupported",
             f"samples of mode {image.mode} have no range; need 8 or 16 bit",
         )
+
+
+def _check_png(data: bytes) -> None:
+    """Check the checksums of all chunks that pixels depend on, which Pillow does not.
+
+    Raises:
+        ItemError: ``undecodable``.
+    """
+    at, view = len(_PNG_SIGNATURE), memoryview(data)
+    name = b""
+    while name != b"IEND" and at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        name, checksum = data[at + 4 : at + 8], data[end : end + 4]
+        # Whoever reads must know those with a capital. That a file is cut is told later.
+        must_know = name[:1].isupper() and end + 4 <= len(data)
+        if must_know and zlib.crc32(view[at + 4 : end]) != int.from_bytes(checksum):
+            text = f"the checksum of a chunk {name.decode('latin-1')} is wrong"
+            raise ItemError("undecodable", text)
+        at = end + 4
+
+
+def _mend_transparency(image: Image.Image) -> None:
+    """Bring the colour that is clear to 8 bits, where Pillow brings only the others."""
+    tiles, clear = getattr(image, "tile", ()), image.info.get("transparency")
+    kind = tiles[0].args if tiles else ""
+    if kind in _GREY_STEPS and isinstance(clear, int):
+        image.info["transparency"] = clear * _GREY_STEPS[kind]
+    elif kind == "RGB;16B" and isinstance(clear, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
 def _count_frames(image: Image.Image, data: bytes) -> int:

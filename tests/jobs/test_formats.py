@@ -4,6 +4,7 @@ import functools
 import io
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from jobs.errors import ItemError
 from jobs.inputs import images
-from jobs.inputs.images import FORMATS, decode_image
+from jobs.inputs.images import FORMATS, decode_image, image_size
 from jobs.inputs.sources import IMAGE_SUFFIXES
 from jobs.job import Origin
 
@@ -126,6 +127,30 @@ def test_gif_and_bmp_have_their_own_ways():
         np.testing.assert_array_equal(pixels.transpose(1, 2, 0), expected)
 
 
+ROOMY = {
+    "JPEG": ("JPEG", {}),
+    "WebP": ("WEBP", {}),
+    "WebP, lossless": ("WEBP", {"lossless": True}),
+    "WebP, extended": ("WEBP", {"exif": b"Exif\0\0" + bytes(20)}),
+    "AVIF": ("AVIF", {}),
+    "HEIC": ("HEIF", {}),
+    "GIF": ("GIF", {}),
+    "BMP": ("BMP", {}),
+}
+
+
+@pytest.mark.parametrize("name", ROOMY)
+def test_the_size_stands_in_the_first_part_of_a_file(name):
+    kind, options = ROOMY[name]
+    noise = np.random.default_rng(1).integers(0, 256, (70, 130, 3), dtype=np.uint8)
+    data = encode(noise, kind, **options)
+    assert image_size(data) == (70, 130)
+    assert image_size(data[: 4 * len(data) // 5]) == (70, 130)
+    for end in (0, 3, 9):
+        with pytest.raises(ItemError, match="the header cannot be read"):
+            image_size(data[:end])
+
+
 # More than 8 bits
 
 
@@ -178,6 +203,54 @@ def test_cmyk_and_ycck_are_what_pillow_makes_of_them():
         np.testing.assert_array_equal(pixels.transpose(1, 2, 0), expected)
         assert valid.all()
         assert origin.format == "JPEG"
+
+
+# PNG, where Pillow does not look
+
+
+def png(depth, color, rows, *chunks, damage=None):
+    """A PNG of chunks; the checksum of one of them may be wrong."""
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, color, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    half = len(pixels) // 2
+    data = [(b"IDAT", pixels[:half]), (b"IDAT", pixels[half:]), (b"IEND", b"")]
+    for number, (name, content) in enumerate([(b"IHDR", header), *chunks, *data]):
+        checksum = zlib.crc32(name + content) ^ (number == damage)
+        parts.append(struct.pack(">I", len(content)) + name + content)
+        parts.append(struct.pack(">I", checksum))
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_grey_that_is_clear_at_any_depth(bits):
+    grey = np.random.default_rng(bits).integers(0, 2**bits, (HEIGHT, WIDTH), np.uint8)
+    shifts = np.arange(8 - bits, -1, -bits)
+    packed = (grey.reshape(HEIGHT, -1, 8 // bits) << shifts).sum(axis=2).astype(np.uint8)
+    data = png(bits, 0, [row.tobytes() for row in packed], (b"tRNS", b"\0\1"))
+    (pixels, valid), _ = decode_image(data)
+    np.testing.assert_array_equal(valid, grey != 1)
+    expected = grey.astype(int) * 255 // (2**bits - 1)
+    np.testing.assert_array_equal(pixels[0][valid], expected[valid])
+
+
+def test_a_colour_that_is_clear_of_16_bits():
+    rgb = (scene().astype(np.uint16) << 8) + 200
+    clear = rgb[3, 4].astype(">u2").tobytes()
+    data = png(16, 2, [row.astype(">u2").tobytes() for row in rgb], (b"tRNS", clear))
+    (pixels, valid), _ = decode_image(data)
+    np.testing.assert_array_equal(valid, (rgb != rgb[3, 4]).any(axis=2))
+    np.testing.assert_array_equal(pixels.transpose(1, 2, 0), scene())
+
+
+@pytest.mark.parametrize("damage", range(6))
+def test_a_wrong_checksum_is_told_where_pixels_depend_on_it(damage):
+    rows = [row.tobytes() for row in scene()]
+    chunks = (b"tRNS", bytes(6)), (b"tEXt", b"a\0b")
+    assert decode_image(png(8, 2, rows, *chunks))[1].format == "PNG"
+    data = png(8, 2, rows, *chunks, damage=damage)
+    with pytest.raises(ItemError, match="undecodable"):
+        decode_image(data)
 
 
 # What is refused
