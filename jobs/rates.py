@@ -34,13 +34,13 @@ def find_padding(counts: Mapping[str, int]) -> float | None:
 
 def describe_rates(summary: Mapping[str, Any]) -> list[str]:
     """Lines for people; none where nothing was measured."""
-    rates, lines = summary["rates"], []
-    if rates["tiles_s"] is not None:
+    rates, lines = summary.get("rates", {}), []
+    if rates.get("tiles_s") is not None:
         lines.append(
             f"network       {rates['tiles_s']:.4g} tiles/s, {rates['items_s']:.4g} items/s "
             f"a replica, {100 * (summary['padding'] or 0):.1f} % of it padding"
         )
-    if rates["decoded_images_s"] is not None:
+    if rates.get("decoded_images_s") is not None:
         lines.append(
             f"decoding      {rates['decoded_images_s']:.4g} images/s, "
             f"{rates['decoded_mb_s']:.4g} MB/s a replica"

@@ -1,10 +1,20 @@
-"""Fixtures shared by the tests of deeplab."""
+"""Fixtures shared by the tests of deeplab, and what they import from each other."""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from deeplab.bundle import Bundle, ClassInfo
+
+_SPEC = spec_from_file_location("slow_twins", Path(__file__).with_name("slow_twins.py"))
+assert _SPEC is not None
+assert _SPEC.loader is not None
+sys.modules["slow_twins"] = module_from_spec(_SPEC)
+_SPEC.loader.exec_module(sys.modules["slow_twins"])
 
 
 @pytest.fixture(scope="session", autouse=True)

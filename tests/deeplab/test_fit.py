@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from slow_twins import make_linear
 
 from deeplab.pictures import Picture, count_tiles
 from deeplab.seen import Seen
 from deeplab.segmenter import Segmenter
 from deeplab.tiles import STEP, Axis, TileGrid, Tiling
-from tests.deeplab.test_segmenter import make_linear
 
 
 @st.composite

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from slow_twins import make_image, make_linear, twin_weights
 
 from deeplab.pictures import Picture, Wanted, nearest
 from deeplab.segmenter import Segmenter
 from deeplab.stretch import Stretch
 from deeplab.tiles import Tiling
-from tests.deeplab.test_segmenter import make_image, make_linear, twin_weights
 
 SIZES = st.tuples(st.integers(1, 30), st.integers(1, 12))
 

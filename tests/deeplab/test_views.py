@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from slow_twins import MOBILENET, make_image, make_linear, twin_weights
 
 import deeplab
 from deeplab.pictures import Picture
 from deeplab.segmenter import Segmenter
 from deeplab.tiles import Region, Tiling, Window
 from deeplab.views import PLAIN, Views
-from tests.deeplab.test_segmenter import MOBILENET, make_image, make_linear, twin_weights
 
 
 @pytest.fixture(scope="module")

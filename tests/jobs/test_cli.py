@@ -328,7 +328,7 @@ def test_plan_counts_images(run, bundle, images):
         f"label {images}",
         f"  items   3, {size / 1e6:.1f} MB",
         "  pixels  0.0 M in 3 tiles",
-        "  tiles   64 px, overlap 16 px, blend hann: the network sees 85.33 px for each px",
+        "  tiles   64 px, overlap 16 px, blend hann: the network sees 21.33 px for each px",
         "  refused 0",
         "  shards  2",
         out.splitlines()[-1],
@@ -369,7 +369,7 @@ def test_plan_json_is_one_object(run, bundle, images):
         "tile": 64,
         "overlap": 16,
         "blend": "hann",
-        "waste": round(64**2 / (8 * 6), 2),
+        "waste": round(32**2 / (8 * 6), 2),
         "read_amplification": None,
     }
 

@@ -35,6 +35,8 @@ from jobs.settings import (
     PLACES,
     RANGE,
     REACTION,
+    RESIZE,
+    SCALES,
     SECONDS,
     SETTINGS,
     SHARE,
@@ -573,6 +575,9 @@ VALUES = {
     TEXT: st.text(),
     NUMBER: st.floats(allow_nan=False, allow_infinity=False),
     BANDS: st.lists(st.integers()).map(tuple),
+    SCALES: st.lists(st.floats(allow_nan=False, allow_infinity=False)).map(tuple),
+    RESIZE: st.just("none")
+    | st.builds("{}={}".format, st.sampled_from(["long", "short"]), st.integers(1, 16_384)),
     RANGE: st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 2),
     CLASSES: st.lists(st.text()).map(tuple),
     FLOORS: st.lists(st.text()).map(tuple),

@@ -2,26 +2,29 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from deeplab.seen import Seen
-from jobs.job import Decoded
-from jobs.ledger import Output, Record, bare, parse_record, to_json
+from jobs.job import Decoded, Image
+from jobs.ledger import DeadLetter, Output, Record, bare, parse_record, to_json
 from jobs.meter import Meter
 from jobs.plan import Totals
 from jobs.rates import describe_rates
+from jobs.shards import Item
 from jobs.tally import Tally
-from tests.jobs.test_gathering import LETTER, make_image
+
+LETTER = DeadLetter(uri="/x", key="x", stage="read", code="c", message="m")
 
 
-def image_of(start, stop, size=10):
-    image = make_image(1, 1)
-    decoded = Decoded(start=start, stop=stop, size=size)
-    return type(image)(**{**fields_of(image), "decoded": decoded})
-
-
-def fields_of(one):
-    return {name: getattr(one, name) for name in one.__slots__}
+def image_of(start=None, stop=None, size=10):
+    known = start is not None
+    return Image(
+        item=Item(uri="/a", key="a", size=1, etag="e"),
+        pixels=np.zeros((3, 1, 1), np.uint8),
+        valid=np.ones((1, 1), bool),
+        decoded=Decoded(start=start, stop=stop, size=size) if known else None,
+    )
 
 
 def make_record(**fields):
@@ -41,7 +44,7 @@ def make_record(**fields):
 )
 def test_decoding_lasts_while_any_image_is_decoded(spans, seconds):
     meter = Meter()
-    meter.count_all([LETTER, make_image(1, 1)])
+    meter.count_all([LETTER, image_of()])
     meter.count_all(image_of(100 + start, 100 + stop) for start, stop in spans)
     record = meter.complete(make_record(seconds={"read": 0.5}))
     assert record.seconds.get("decode") == seconds
