@@ -67,10 +67,10 @@ class ShardMasks:
     def _inspect_all(self) -> Iterator[Told]:
         """What the files say together."""
         names = [output.name for output in self._record.outputs]
-        expected = bare(self._record)
+        record = bare(self._record)
         signed = join_records([self._signed[name] for name in names])
-        if signed != expected:
-            yield "wrong_record", f"the record that it was signed with, {expected}", signed
+        if signed != record:
+            yield "wrong_record", f"the record that it was signed with, {record}", signed
         dead = {letter.uri for letter in self._record.dead_letters}
         items = self._shard.items
         left = [(item.uri, item.key) for item in items if item.uri not in dead]
