@@ -49,7 +49,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
     ),
     "ray": ("cluster",),
     "s3fs": ("jobs.s3",),
-    "aiohttp": ("jobs.s3",),
+    "aiohttp": ("jobs.s3", "jobs.web"),
     "safetensors": ("deeplab",),
     "shapely": ("jobs.outputs.earth", "jobs.outputs.regions", "jobs.outputs.vectors"),
     "tensorflow": ("deeplab.foreign.files",),
@@ -61,10 +61,11 @@ DISTRIBUTIONS = {"PIL": "pillow"}
 """Where a package is not called like what is installed."""
 
 FLOORS = (  # from the ground up: a module imports its own floor and those below
-    ("jobs.errors", "jobs.disk", "jobs.patience", "jobs.redact"),
+    ("jobs.errors", "jobs.disk", "jobs.patience", "jobs.redact", "jobs.sorting"),
     (
         "jobs.storage",
         "jobs.access",
+        "jobs.web",
         "jobs.s3",
         "jobs.shards",
         "jobs.windows",
