@@ -93,6 +93,14 @@ class Task(Protocol):
         ...
 
 
+Tell = Callable[[int, int], None]
+"""Is told how many items are planned so far, and how many were left out as done."""
+
+
+def say_nothing(_items: int, _skipped: int) -> None:
+    """Tell nobody."""
+
+
 Gather = Callable[["Shard", "Record"], Iterable[Task]]
 """Takes every shard and its record once; gives what that makes possible."""
 
@@ -109,6 +117,10 @@ class Job(Protocol):
 
     readers: ClassVar[int]
     """Items of a shard to read ahead."""
+
+    def watch(self, tell: Tell) -> Job:  # noqa: ARG002
+        """On the driver: the same, which tells of its plan if that takes long."""
+        return self
 
     def plan(self) -> Iterator[Shard]:
         """On the driver: all the shards, in order."""

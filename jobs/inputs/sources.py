@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from jobs.errors import InputError, ItemError
-from jobs.inputs.decoding import image_size
 from jobs.inputs.indexes import is_index, max_bytes, read_dates, read_index
 from jobs.prefetch import map_ahead
 from jobs.shards import Item
@@ -29,8 +28,6 @@ IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 RASTER_SUFFIXES: Final = (".tif", ".tiff")
 _LOOKERS: Final = 32
 _PICK: Final = Pick()
-_HEADER_BYTES: Final = 2**18
-"""More than the largest EXIF block that comes before a JPEG's size."""
 
 
 def raster_suffixes(reading: Reading) -> tuple[str, ...]:
@@ -196,14 +193,6 @@ def refresh(store: Store, item: Item) -> Item:
     except ItemError:
         return replace(item, size=0, etag="")
     return replace(item, size=found.size, etag=found.etag)
-
-
-def read_size(store: Store, item: Item) -> tuple[int, int] | None:
-    """Height and width that an image's header says; None where it says nothing."""
-    try:
-        return image_size(store.read_head(item.uri, _HEADER_BYTES))
-    except ItemError:
-        return None
 
 
 def _is_not_utf8(name: str) -> bool:

@@ -53,6 +53,7 @@ FIELDS = {
         "pick": (PARTS, Pick),
         "reading": (PARTS, Reading),
         "aoi": (RESULT, "1,2,3,4"),
+        "skip_done_in": (RUN, "/elsewhere"),
     },
     Spec: {
         "job": (RESULT, "map"),
@@ -71,6 +72,7 @@ FIELDS = {
         "reading": (PARTS, Reading),
         "area": (RESULT, '{"type":"MultiPolygon","coordinates":[]}'),
         "bundle_location": (NEUTRAL, "/elsewhere"),
+        "skip_done_in": (RUN, "/elsewhere"),
     },
     Compute: {
         "device": (RESULT, "cuda"),
@@ -96,6 +98,7 @@ FIELDS = {
     Access: {
         "endpoint_url": (NEUTRAL, "http://127.0.0.1:9000"),
         "anon": (NEUTRAL, True),
+        "allow_http": (NEUTRAL, True),
         "requester_pays": (NEUTRAL, True),
         "commit": (NEUTRAL, "single-driver"),
     },
