@@ -91,7 +91,7 @@ def _find_objects(
 
 
 def _holds_more(item: Item) -> bool:
-    return counts(item.uri, (TABLE, TAR)) or item.uri.lower().endswith(PACKED)
+    return counts(item.uri, (TABLE, TAR, *PACKED))
 
 
 def _open(

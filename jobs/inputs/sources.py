@@ -7,7 +7,7 @@ import functools
 import itertools
 import tempfile
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from jobs.errors import InputError, ItemError
@@ -202,8 +202,8 @@ def _is_not_utf8(name: str) -> bool:
 
 def counts(uri: str, suffixes: tuple[str, ...]) -> bool:
     """Whether a name is that of an input."""
-    path = PurePosixPath(uri)
-    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+    name = uri.rpartition("/")[2]
+    return name.lower().endswith(suffixes) and not name.startswith(".")
 
 
 def make_item(found: Object, root: str) -> Item:
