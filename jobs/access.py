@@ -16,6 +16,7 @@ from jobs.errors import InputError
 from jobs.redact import redact
 
 S3: Final = "s3://"
+WEB: Final = ("http://", "https://")
 _SIGNED: Final = re.compile(
     r"X-Amz-(Signature|Credential|Security-Token)=|[?&](Signature|AWSAccessKeyId)=",
     re.IGNORECASE,
@@ -39,6 +40,9 @@ class Access:
     commit: Literal["conditional", "single-driver"] = "conditional"
     """Who sees to it that an object is created once: the store, whoever writes; or a
     look before the write, which is enough where one driver alone runs."""
+
+    allow_http: bool = False
+    """Read what lies at ``http://`` and ``https://`` too, wherever that leads."""
 
     def __post_init__(self) -> None:
         """Check the endpoint."""
@@ -65,13 +69,14 @@ def _split_url(url: str) -> SplitResult | None:
     return parts
 
 
-def resolve(location: str) -> str:
+def resolve(location: str, *, allow_http: bool = False) -> str:
     """Turn what a user typed into an absolute location.
 
     Raises:
         InputError: It is neither a path nor in S3, or it holds a credential.
     """
-    remote = location.startswith(S3)
+    web = allow_http and location.startswith(WEB)
+    remote = web or location.startswith(S3)
     if "://" in location and not remote:
         raise InputError(
             f"location must be a path or s3://bucket/key, got {redact(location)}"
@@ -82,6 +87,8 @@ def resolve(location: str) -> str:
             "it is written to the run folder, and credentials come from where the AWS "
             "tools find them"
         )
+    if web:
+        return location
     if remote:
         return location.rstrip("/") if location != S3 else location
     return os.path.abspath(os.path.expanduser(location))  # noqa: PTH100, PTH111

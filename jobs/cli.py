@@ -39,6 +39,7 @@ _INTERRUPTED = 130
 
 _bundle = setting("bundle")
 _limit = setting("limit")
+_skip = setting("skip_done_in", metavar="OLD_RUN")
 _where = with_options(
     setting("local"),
     setting("address", metavar="ADDRESS", envvar="RAY_ADDRESS", show_envvar=True),
@@ -68,7 +69,7 @@ cli.add_command(export)
 @cli.command()
 @click.argument("source")
 @click.argument("run")
-@with_options(_bundle, _limit, _resize, _masks, _where, with_store)
+@with_options(_bundle, _limit, _skip, _resize, _masks, _where, with_store)
 def label(source: str, run: str, **_: object) -> int:
     """Segment the images under SOURCE into the Parquet data set RUN/masks."""
     return _start("label", source, run)
@@ -109,7 +110,7 @@ def retry(run: str, codes: tuple[str, ...], **_: object) -> int:
 @cli.command()
 @click.argument("job", type=click.Choice(["label", "map"]))
 @click.argument("source")
-@with_options(_bundle, _aoi, _mosaic, _limit, with_store)
+@with_options(_bundle, _aoi, _mosaic, _limit, _skip, with_store)
 @click.option("--show-config", is_flag=True, help="Print the job file of this instead.")
 @with_json
 def plan(
@@ -129,6 +130,8 @@ def plan(
         return OK
     click.echo(f"{job} {found['source']}")
     click.echo(f"  items   {found['items']}, {found['bytes'] / 1e6:.1f} MB")
+    if found["skipped"]:
+        click.echo(f"  skipped {found['skipped']}, which are done")
     click.echo(f"  pixels  {found['pixels'] / 1e6:.1f} M in {found['tiles']} tiles")
     click.echo(f"  tiles   {_describe_tiles(found)}")
     if found["read_amplification"] is not None:

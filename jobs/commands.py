@@ -19,7 +19,7 @@ from jobs.engine import Place, open_engine
 from jobs.errors import BugError, InputError, ItemError, UnfinishedError
 from jobs.folder import check_free
 from jobs.inputs.geojson import MAX_FILE, is_box, parse_box, parse_geojson
-from jobs.inputs.sources import read_size
+from jobs.inputs.parts import read_size
 from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
 from jobs.mask_choice import Masks
@@ -55,7 +55,16 @@ if TYPE_CHECKING:
 JOBS: Final[dict[JobName, Callable[..., Job]]] = {"label": LabelJob, "map": MapJob}
 
 _HEADER_READERS: Final = 16
-_COUNTED: Final = ("items", "bytes", "pixels", "tiles", "seen", "refused", "shards")
+_COUNTED: Final = (
+    "items",
+    "bytes",
+    "pixels",
+    "tiles",
+    "seen",
+    "refused",
+    "shards",
+    "skipped",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +92,9 @@ class Request:
     aoi: str | None = None
     """Bounds, or the location of a GeoJSON file."""
 
+    skip_done_in: str | None = None
+    """A run folder; what it has done is left out."""
+
     def __post_init__(self) -> None:
         """Check the limits."""
         if self.limit is not None and self.limit < 1:
@@ -97,7 +109,7 @@ def start(request: Request, progress: Progress) -> dict[str, Any]:
     choose_classes("probabilities", request.product.probabilities, bundle)
     request.masks.floors(bundle)
     store = open_store(request.access)
-    store.require(resolve(request.source))
+    store.require(locate_source(request))
     check_free(store, resolve(request.run))
     with open_engine(request.place) as (engine, device):
         spec = make_spec(request, bundle, make_compute(request, device))
@@ -139,7 +151,7 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
     named = request.bundle
     return Spec(
         job=request.job,
-        source=resolve(request.source),
+        source=locate_source(request),
         limit=request.limit,
         run=resolve(request.run),
         bundle=bundle,
@@ -156,8 +168,14 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         reading=request.reading,
         masks=request.masks,
         area=_read_area(request.aoi, request.access),
+        skip_done_in=request.skip_done_in and resolve(request.skip_done_in),
         bundle_location=named if named == DEMO_BUNDLE else resolve(named),
     )
+
+
+def locate_source(request: Request) -> str:
+    """The absolute location of what a user asked for."""
+    return resolve(request.source, allow_http=request.access.allow_http)
 
 
 def _read_area(aoi: str | None, access: Access) -> str:
@@ -192,8 +210,12 @@ def preview_plan(request: Request) -> dict[str, Any]:
     if spec.product.mosaic is not None:
         return _describe_plan(spec, _count_mosaic(spec), None)
     found = dict.fromkeys(_COUNTED, 0)
+
+    def tell(_items: int, skipped: int) -> None:
+        found["skipped"] = skipped
+
     decoded = decoded_of = 0
-    plan = JOBS[spec.job](spec=spec).plan()
+    plan = JOBS[spec.job](spec=spec).watch(tell).plan()
     for _, group in itertools.groupby(plan, key=lambda shard: shard.items):
         parts = list(group)
         found["shards"] += len(parts)
@@ -257,7 +279,7 @@ def _sizes(shard: Shard, access: Access) -> Iterator[tuple[int, int] | None]:
         yield None
     else:
         store = open_store(access)
-        read = functools.partial(read_size, store)
+        read = functools.partial(read_size, store, shard)
         yield from map_ahead(read, shard.items, threads=_HEADER_READERS)
 
 

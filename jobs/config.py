@@ -171,6 +171,7 @@ def make_request(
         reading=make_reading(settings),
         masks=Masks(**{name: settings[name] for name in MASKS if name in settings}),
         aoi=settings.get("aoi"),
+        skip_done_in=settings.get("skip_done_in"),
     )
 
 
@@ -192,7 +193,9 @@ def make_access(settings: Mapping[str, Any]) -> Access:
     """How to reach the store."""
     from jobs.storage import Access
 
-    return Access(**{name: settings[name] for name in ACCESS})
+    # Only what reads images one by one takes them from the web.
+    allow_http = settings.get("allow_http", False)
+    return Access(**{name: settings[name] for name in ACCESS}, allow_http=allow_http)
 
 
 def make_place(settings: Mapping[str, Any]) -> Place:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from jobs.errors import InputError, ItemError, RunError, StoreError
+from jobs.sorting import Sorter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,24 +68,41 @@ class NoLinksError(OSError):
 
 
 def find_files(prefix: str) -> Iterator[Object]:
-    """All files at or below a path, sorted in each folder."""
+    """All files at or below a path, in the order of their locations."""
     root = Path(prefix)
     if root.is_file():
         yield stat_file(root)
         return
-    for folder, folders, names in os.walk(root, onerror=_raise):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
+    waiting = [_names(str(root))]
+    while waiting:
+        path = next(waiting[-1], None)
+        if path is None:
+            waiting.pop()
+        elif path.endswith("/"):
+            waiting.append(_names(path[:-1]))
+        else:
             # What is gone since it was listed was never there.
             with contextlib.suppress(FileNotFoundError):
-                if path.is_file():
-                    yield stat_file(path)
+                yield stat_file(Path(path))
 
 
-def _raise(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error
+def _names(folder: str) -> Iterator[str]:
+    """Files and folders of a folder, in order; a folder's name ends in a slash.
+
+    With it they come as the locations below them do: ``a.jpg`` before ``a/b.jpg``.
+    """
+    with Sorter() as found:
+        try:
+            with os.scandir(folder) as entries:
+                for one in entries:
+                    if one.is_dir(follow_symlinks=False):
+                        found.add(f"{one.path}/")
+                    elif Path(one.path).is_file() if one.is_symlink() else one.is_file():
+                        found.add(one.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for (path,) in found:
+            yield path
 
 
 def stat_file(path: Path) -> Object:
@@ -207,7 +225,7 @@ class Disk:
         self._linked = linked
 
     def iterate(self, prefix: str) -> Iterator[Object]:
-        """The files at or below a path, sorted in each folder."""
+        """The files at or below a path, in the order of their locations."""
         with _listing(prefix):
             yield from find_files(prefix)
 
@@ -238,6 +256,18 @@ class Disk:
         """The first bytes of a file."""
         with _reading(uri), _open(Path(uri)) as file:
             return file.read(size)
+
+    def read_part(self, uri: str, start: int, size: int, etag: str | None) -> bytes:
+        """Some bytes of a file, which is ``etag`` before and after."""
+        path = Path(uri)
+        with _reading(uri), _open(path) as file:
+            before = _describe(path, os.fstat(file.fileno()))
+            file.seek(start)
+            data = file.read(size)
+            after = _describe(path, os.fstat(file.fileno()))
+        if etag is not None and not before.etag == after.etag == etag:
+            raise changed(uri)
+        return data
 
     def create(self, uri: str, data: bytes) -> bool:
         """Write a file unless it exists; whether this call did."""

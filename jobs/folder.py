@@ -237,7 +237,7 @@ def check_free(store: Store, run: str) -> None:
     """
     if load_job(store, run) is not None:
         return
-    for found in store.find(run):
+    for found in store.iterate(run):
         ours = found.uri == plan_uri(run) or "/_probe/" in found.uri
         if not ours and "/.new-" not in found.uri:
             raise RunError(
@@ -261,5 +261,5 @@ def _adopt(
 
 def _fetch_plan(store: Store, folder: str, scratch: Path) -> Path:
     local = scratch / "plan.parquet"
-    local.write_bytes(store.read(plan_uri(folder)))
+    store.save(plan_uri(folder), local)
     return local

@@ -109,6 +109,14 @@ class Task(Protocol):
         ...
 
 
+Tell = Callable[[int, int], None]
+"""Is told how many items are planned so far, and how many were left out as done."""
+
+
+def say_nothing(_items: int, _skipped: int) -> None:
+    """Tell nobody."""
+
+
 Gather = Callable[["Shard", "Record"], Iterable[Task]]
 """Takes every shard and its record once; gives what that makes possible."""
 
@@ -128,6 +136,10 @@ class Job(Protocol):
 
     entropy: ClassVar[bool] = False
     """Whether it writes how undecided the network is."""
+
+    def watch(self, tell: Tell) -> Job:  # noqa: ARG002
+        """On the driver: the same, which tells of its plan if that takes long."""
+        return self
 
     def plan(self) -> Iterator[Shard]:
         """On the driver: all the shards, in order."""

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from jobs.errors import InputError
 from jobs.inputs.decoding import decode_image
-from jobs.inputs.sources import IMAGE_SUFFIXES, find_items, refresh
-from jobs.job import Decoded, Image, Job
+from jobs.inputs.packed import find_images, refresh_image
+from jobs.inputs.parts import read_part
+from jobs.inputs.sources import IMAGE_SUFFIXES
+from jobs.job import Decoded, Image, Job, say_nothing
 from jobs.ledger import DeadLetter, Record
 from jobs.outputs.mask_files import MaskFiles
 from jobs.outputs.mask_rows import find_levels, ignore_unsure
 from jobs.outputs.masks import MaskWriter, make_row
 from jobs.prefetch import map_ahead
 from jobs.shards import plan_shards
+from jobs.skipping import find_done, leave_out
 from jobs.storage import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from jobs.job import Result
+    from jobs.job import Result, Tell
     from jobs.shards import Item, Shard
     from jobs.spec import Spec
 
@@ -40,6 +44,12 @@ class LabelJob(Job):
     folder: str = ""
     readers: ClassVar[int] = 4
     entropy: ClassVar[bool] = True
+    tell: Tell = field(default=say_nothing, compare=False)
+    """Is told how far the plan is."""
+
+    def watch(self, tell: Tell) -> LabelJob:
+        """The same, which tells of its plan."""
+        return replace(self, tell=tell)
 
     def plan(self) -> Iterator[Shard]:
         """Pack the images of the source into shards.
@@ -54,15 +64,18 @@ class LabelJob(Job):
             )
         store = open_store(self.spec.access)
         spec = self.spec
-        items = find_items(
-            store, spec.source, IMAGE_SUFFIXES, limit=spec.limit, pick=spec.pick
-        )
+        items = find_images(store, spec.source, IMAGE_SUFFIXES, pick=spec.pick)
+        count = Planning(self.tell)
+        if spec.skip_done_in:
+            done = find_done(store, spec.skip_done_in)
+            items = leave_out(items, done, count.skip)
+        items = count.pass_on(itertools.islice(items, spec.limit))
         cut = self.spec.cut
         yield from plan_shards(items, max_items=cut.shard_items, max_bytes=cut.shard_bytes)
 
     def replan(self, shards: Iterator[Shard]) -> Iterator[Shard]:
         """Look at the images again and pack them anew."""
-        look = functools.partial(refresh, open_store(self.spec.access))
+        look = functools.partial(refresh_image, open_store(self.spec.access))
         items = (item for shard in shards for item in shard.items)
         cut = self.spec.cut
         yield from plan_shards(
@@ -71,12 +84,17 @@ class LabelJob(Job):
             max_bytes=cut.shard_bytes,
         )
 
-    def read(self, shard: Shard, item: Item) -> Image:  # noqa: ARG002 - as the job asks
+    def read(self, shard: Shard, item: Item) -> Image:
         """Fetch and decode an image."""
-        limits = self.spec.limits
+        limits, sizes = self.spec.limits, self.spec.sizes
         limits.check_bytes(item.size)
-        data = open_store(self.spec.access).read(item.uri, etag=item.etag)
-        sizes, start = self.spec.sizes, time.perf_counter()
+        store = open_store(self.spec.access)
+        sidecars: dict[str, str] = {}
+        if item.part is None:
+            data = store.read(item.uri, etag=item.etag)
+        else:
+            data, sidecars = read_part(store, shard, item)
+        start = time.perf_counter()
         (pixels, valid), origin = decode_image(data, limits=limits, resize=sizes.resize)
         return Image(
             item=item,
@@ -84,7 +102,7 @@ class LabelJob(Job):
             valid=valid,
             size=(origin.height, origin.width) if sizes.mask_size == "image" else None,
             decoded=Decoded(start=start, stop=time.perf_counter(), size=len(data)),
-            origin=origin,
+            origin=replace(origin, sidecars=sidecars),
         )
 
     def write(self, shard: Shard, results: Iterable[Result | DeadLetter]) -> Record:
@@ -120,3 +138,24 @@ class LabelJob(Job):
             if spec.floors:
                 ignore_unsure(found.mask, found.confidence, levels)
             yield make_row(result, spec.bundle, encoding=spec.masks.mask_encoding)
+
+
+class Planning:
+    """How far a plan is."""
+
+    def __init__(self, tell: Tell) -> None:
+        """Nothing is planned yet."""
+        self._tell = tell
+        self._items = self._skipped = 0
+
+    def skip(self) -> None:
+        """An item is left out."""
+        self._skipped += 1
+        self._tell(self._items, self._skipped)
+
+    def pass_on(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Items as they come, counted."""
+        for item in items:
+            self._items += 1
+            self._tell(self._items, self._skipped)
+            yield item

@@ -72,7 +72,8 @@ class MapJob(Job):
         check_block(spec.cut.block)
         store = open_store(spec.access)
         suffixes = raster_suffixes(spec.reading)
-        items = find_items(store, spec.source, suffixes, limit=spec.limit, pick=spec.pick)
+        listed = find_items(store, spec.source, suffixes, limit=spec.limit, pick=spec.pick)
+        items = list(listed)
         headers = map_ahead(self._inspect, items, threads=_HEADER_READERS)
         rasters: Iterator[tuple[Item, RasterInfo | Refusal]]
         if spec.area:

@@ -66,7 +66,8 @@ def survey(spec: Spec, ask: Ask) -> Survey:
         InputError: No scene can be part of a mosaic, or it would be too large.
     """
     store, suffixes = open_store(spec.access), raster_suffixes(spec.reading)
-    items = find_items(store, spec.source, suffixes, limit=spec.limit, pick=spec.pick)
+    listed = find_items(store, spec.source, suffixes, limit=spec.limit, pick=spec.pick)
+    items = list(listed)
     is_dated = spec.product.mosaic == "recent"
     dates = find_dates(store, spec.source, spec.pick) if is_dated else {}
     search = _Search(spec, ask, dates, is_dated=is_dated)

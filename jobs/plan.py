@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from deeplab.tiles import Window
 from jobs.errors import RunError
-from jobs.shards import MOSAIC, Block, Item, Refusal, Shard
+from jobs.shards import MOSAIC, Block, Item, Part, Refusal, Shard, Sidecar
 from jobs.windows import amplification
 
 if TYPE_CHECKING:
@@ -32,6 +32,23 @@ SCHEMA: Final = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         pa.field("etag", pa.string(), nullable=False),
+        # Of an image in a tar or a Parquet file: which, and where in it.
+        pa.field("part_of", pa.string()),
+        pa.field("part_at", pa.int64()),
+        pa.field("part_group", pa.int32()),
+        pa.field("part_column", pa.string()),
+        pa.field(
+            "sidecars",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("suffix", pa.string(), nullable=False),
+                        pa.field("at", pa.int64(), nullable=False),
+                        pa.field("size", pa.int64(), nullable=False),
+                    ]
+                )
+            ),
+        ),
         pa.field("raster_height", pa.int32()),
         pa.field("raster_width", pa.int32()),
         pa.field("raster_grid", pa.string()),
@@ -162,7 +179,10 @@ class _Tally:
     def _count(self, item: Item) -> None:
         self._items += item.uri != MOSAIC
         self._size += item.size
-        self._hash.update(f"{item.uri}\0{item.size}\0{item.etag}\n".encode())
+        column = "" if item.part is None else item.part.column
+        # A name of a column holds any letters, but only behind all the others.
+        more = f"\0{column}" if column else ""
+        self._hash.update(f"{item.uri}\0{item.size}\0{item.etag}{more}\n".encode())
 
     def totals(self) -> Totals:
         for uri in sorted(self._scenes):
@@ -192,28 +212,57 @@ def _to_row(shard: Shard, item: Item, block: Block | None) -> dict[str, Any]:
         row |= {"block": block.number, "row": core.row, "col": core.col}
         row |= {"height": core.height, "width": core.width}
         row |= {"raster_grid": block.grid or None, "decoded": block.decoded or None}
-    if shard.refusal is not None:
-        row |= {"refusal_code": shard.refusal.code}
-        row |= {"refusal_message": shard.refusal.message}
+    if item.part is not None:
+        row |= _to_columns(item.part)
+    refusal = shard.refusal_of(item)
+    if refusal is not None:
+        row |= {"refusal_code": refusal.code}
+        row |= {"refusal_message": refusal.message}
     return row
 
 
+def _to_columns(part: Part) -> dict[str, Any]:
+    columns: dict[str, Any] = {"part_of": part.of, "part_at": part.at}
+    columns |= {"part_group": part.group, "part_column": part.column or None}
+    if part.sidecars:
+        columns["sidecars"] = [asdict(one) for one in part.sidecars]
+    return columns
+
+
 def _to_shard(index: int, rows: list[dict[str, Any]]) -> Shard:
-    first, refusal = rows[0], None
     blocks = tuple(_to_block(row) for row in rows if row["block"] is not None)
     block = blocks[0] if len(blocks) == 1 else None
-    if first["refusal_code"] is not None:
-        refusal = Refusal(code=first["refusal_code"], message=first["refusal_message"])
-    items = tuple(
-        Item(**{name: row[name] for name in ("uri", "key", "size", "etag")}) for row in rows
-    )
     return Shard(
         index=index,
-        items=items,
+        items=tuple(map(_to_item, rows)),
         block=block,
         blocks=() if block is not None else blocks,
-        refusal=refusal,
+        # Each part of an object has its own.
+        refusal=None if rows[0].get("part_of") is not None else _to_refusal(rows[0]),
     )
+
+
+def _to_item(row: dict[str, Any]) -> Item:
+    part = None
+    if row.get("part_of") is not None:
+        sidecars = row["sidecars"] or ()
+        part = Part(
+            of=row["part_of"],
+            at=row["part_at"],
+            group=row["part_group"],
+            column=row["part_column"] or "",
+            sidecars=tuple(Sidecar(**one) for one in sidecars),
+            refusal=_to_refusal(row),
+        )
+    return Item(
+        uri=row["uri"], key=row["key"], size=row["size"], etag=row["etag"], part=part
+    )
+
+
+def _to_refusal(row: dict[str, Any]) -> Refusal | None:
+    if row["refusal_code"] is None:
+        return None
+    return Refusal(code=row["refusal_code"], message=row["refusal_message"])
 
 
 def _to_block(row: dict[str, Any]) -> Block:

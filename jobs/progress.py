@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _LOG_EVERY_S: Final = 30.0
 _DRAW_EVERY_S: Final = 0.2
+_PLAN_EVERY_S: Final = 5.0
+_LOOK_EVERY: Final = 256
+"""Items between two looks at the clock."""
 _OFTEN: Final = 2.0
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -28,10 +31,30 @@ class ProgressLine:
         self._stream = sys.stderr if stream is None else stream
         self._live = self._stream.isatty()
         self._shards = self._base_shards = self._base_pixels = 0
-        self._started = self._drawn = 0.0
+        self._started = self._drawn = self._planning = 0.0
+        self._skipped = 0
+
+    def plan(self, items: int, skipped: int) -> None:
+        """Draw a line of the plan, unless one was drawn a moment ago."""
+        self._skipped = skipped
+        if (items + skipped) % _LOOK_EVERY:
+            return
+        now = time.monotonic()
+        self._planning = self._planning or now
+        pause = _DRAW_EVERY_S if self._live else _PLAN_EVERY_S
+        if now - max(self._drawn, self._planning) < pause:
+            return
+        self._drawn = now
+        rate = (items + skipped) / (now - self._planning)
+        done = f", {skipped} left out as done" if skipped else ""
+        line = f"planning: {items} items{done}, {rate:.0f} a second"
+        self._stream.write(f"\r\x1b[K{line}" if self._live else f"{line}\n")
+        self._stream.flush()
 
     def start(self, planned: Planned, tally: Tally) -> None:
         """Say what there is to do."""
+        if self._live and self._drawn:
+            self._stream.write("\r\x1b[K")
         totals = planned.totals
         self._shards = totals.shards
         self._base_shards = tally.shards
@@ -42,6 +65,10 @@ class ProgressLine:
             f"{planned.spec.job}: {verb} {totals.shards} shards, {totals.items} items, "
             f"{totals.size / 1e6:.1f} MB\n"
         )
+        if self._skipped:
+            self._stream.write(
+                f"{planned.spec.job}: {self._skipped} items left out, which are done\n"
+            )
         often = totals.read_amplification or 0
         if often >= _OFTEN:
             self._stream.write(
@@ -81,6 +108,9 @@ class ProgressLine:
 
 class Silence:
     """Progress for nobody."""
+
+    def plan(self, items: int, skipped: int) -> None:
+        """Say nothing."""
 
     def start(self, planned: Planned, tally: Tally) -> None:
         """Say nothing."""

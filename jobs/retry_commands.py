@@ -148,6 +148,7 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
             limits=request.limits,
             reading=Reading.parse({**identity, "allow_vrt": request.allow_vrt}),
             area=write_area(held.get("area")),
+            skip_done_in=identity.get("skip_done_in"),
             bundle_location=held.get("bundle_location", ""),
         )
     except (KeyError, TypeError) as error:

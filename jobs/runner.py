@@ -46,6 +46,10 @@ class Engine(Protocol):
 class Progress(Protocol):
     """Is told how far a run is."""
 
+    def plan(self, items: int, skipped: int) -> None:
+        """So many items are planned, and so many were left out as done."""
+        ...
+
     def start(self, planned: Planned, tally: Tally) -> None:
         """A run begins, or goes on where ``tally`` says."""
         ...
@@ -136,7 +140,8 @@ def run(
     """
     store = open_store(spec.access)
     store.probe(spec.run)
-    planned = prepare(store, spec, make_job(spec=spec).plan())
+    job = make_job(spec=spec).watch(progress.plan)
+    planned = prepare(store, spec, job.plan())
     return work_off(
         store, make_job, planned, bundle=bundle, engine=engine, progress=progress
     )

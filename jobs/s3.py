@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+_PARTIAL: Final = 206
 _BAD_REQUEST: Final = 400
 _FORBIDDEN: Final = 403
 _EMPTY_RANGE: Final = 416
@@ -86,6 +87,11 @@ class Buckets:
         elif key:
             alone = self._list(bucket, prefix, key)
             yield from (one for one in alone if one.uri == f"{SCHEME}{bucket}/{key}")
+
+    def iterate_from(self, start: str) -> Iterator[Object]:
+        """The objects whose location begins so, in the order of keys."""
+        bucket, key = split(start)
+        return self._list(bucket, start, key)
 
     def _list(self, bucket: str, prefix: str, start: str) -> Iterator[Object]:
         for page in self._pages("list_objects_v2", prefix, Bucket=bucket, Prefix=start):
@@ -213,7 +219,9 @@ class Buckets:
         except RefusedError as error:
             raise _unread(uri, self.name, error) from None
 
-    async def _range(self, uri: str, start: int, size: int) -> tuple[int, bytes]:
+    async def _range(
+        self, uri: str, start: int, size: int, condition: Mapping[str, Any] = ANYHOW
+    ) -> tuple[int, bytes]:
         """Status of the answer to a ranged read, and the first bytes of its body."""
 
         async def receive(reply: Any, effort: Effort) -> tuple[int, bytes]:  # noqa: ANN401 - as S3 gives it
@@ -222,9 +230,35 @@ class Buckets:
 
         wanted = f"bytes={start}-{start + size - 1}"
         answer: tuple[int, bytes] = await self._client.call(
-            "get_object", uri, receive=receive, Range=wanted, **self._client.names(uri)
+            "get_object",
+            uri,
+            receive=receive,
+            Range=wanted,
+            **self._client.names(uri),
+            **condition,
         )
         return answer
+
+    def read_part(self, uri: str, start: int, size: int, etag: str | None) -> bytes:
+        """Some bytes of one object, which must still be ``etag``; none behind its end."""
+        condition = ANYHOW if etag is None else unless_changed(etag)
+
+        async def part(uri: str) -> tuple[int, bytes]:
+            try:
+                return await self._range(uri, start, size, condition)
+            except RefusedError as error:
+                if error.status == _EMPTY_RANGE:
+                    return _PARTIAL, b""
+                raise
+
+        if size < 1:
+            return b""
+        status, data = self._reading(uri, part)
+        if status != _PARTIAL:
+            raise ItemError(
+                "unsupported", f"{self.name} gives {uri} as a whole alone, no part of it"
+            )
+        return data
 
     def read_range(self, uri: str, start: int, size: int) -> tuple[int, bytes]:
         """Status of the answer to a ranged read, and the first bytes of its body."""

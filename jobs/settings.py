@@ -212,12 +212,20 @@ SETTINGS: Final = {
     "limit": Setting(kind=WHOLE, about="Take the first N items only."),
     "source_column": Setting(
         kind=TEXT,
-        about="Column of an index that holds locations.  [default: uri, url, href, "
-        "location or path]",
+        about="Column of an index that holds locations, or of Parquet that holds images.  "
+        "[default: uri, url, href, location or path; image, img, bytes and the like]",
     ),
     "asset": Setting(
         kind=TEXT,
         about="Asset of STAC Items to take.  [default: the one of role data]",
+    ),
+    "skip_done_in": Setting(
+        kind=TEXT, about="Run folder: what it has done, and is as it was, is left out."
+    ),
+    "allow_http": Setting(
+        kind=FLAG,
+        default=False,
+        about="Read images at http:// and https:// too, wherever an index leads.",
     ),
     "aoi": Setting(
         kind=TEXT,
@@ -386,9 +394,19 @@ _SEEN: Final = (*TILES, *VIEWS)
 _COMPUTE: Final = ("device", "precision", "threads")
 
 COMMANDS: Final = {
-    "label": (*_SOURCE, *_SHARDS, *SIZES, *_IMAGES, *_SEEN, *_COMPUTE, *_SHARED),
+    "label": (
+        *_SOURCE,
+        "skip_done_in",
+        "allow_http",
+        *_SHARDS,
+        *SIZES,
+        *_IMAGES,
+        *_SEEN,
+        *_COMPUTE,
+        *_SHARED,
+    ),
     "map": (*_SOURCE, "aoi", *_CUT, *READING, *PRODUCT, *_SEEN, *_COMPUTE, *_SHARED),
-    "retry": ("bundle", "allow_vrt", *_SHARED, "max_bytes"),
+    "retry": ("bundle", "allow_vrt", "allow_http", *_SHARED, "max_bytes"),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""
 

@@ -8,6 +8,7 @@ every resume, so a later change of a limit never moves finished work.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -21,17 +22,62 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+_GROUP_FACTOR: Final = 64
+"""The rows of a row group may be so many times more than a shard's items."""
 
 MOSAIC: Final = "mosaic.tif"
 """Key and location of the item that stands for a mosaic; no scene's, which are absolute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why an item cannot be done, found out while planning."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sidecar:
+    """Text that lies beside an image in a tar."""
+
+    suffix: str
+    """What follows the first dot of its name, e.g. ``json``."""
+
+    at: int
+    """Its first byte, in the tar."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Where in an object an item lies that is no object by itself."""
+
+    of: str
+    """Location of the tar or the Parquet file."""
+
+    at: int
+    """First byte in the tar; or the row, counted from the first of its row group."""
+
+    group: int | None = None
+    """Row group of the Parquet file; None in a tar."""
+
+    column: str = ""
+    """Column of the Parquet file that holds the image."""
+
+    sidecars: tuple[Sidecar, ...] = ()
+    refusal: Refusal | None = None
+    """Set where the item is known to be a dead letter already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One input object, as the store listed it."""
+    """One input: an object as the store listed it, or a part of one."""
 
     uri: str
-    """Absolute location, e.g. ``s3://bucket/scenes/0001.tif``."""
+    """Absolute location, e.g. ``s3://bucket/scenes/0001.tif``; of a part, a name made
+    of that of its object, which no other item of the run has."""
 
     key: str
     """The location below the source, e.g. ``0001.tif``."""
@@ -41,6 +87,9 @@ class Item:
 
     etag: str
     """What the object was when the run was planned."""
+
+    part: Part | None = None
+    """None for an object as a whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +118,6 @@ class Block:
     def is_whole(self) -> bool:
         """Whether it is all of its raster."""
         return (self.core.height, self.core.width) == (self.height, self.width)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Why an item cannot be done, found out while planning."""
-
-    code: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +184,10 @@ class Shard:
         """Each item that is mapped, with its block: a mosaic, and not its scenes."""
         return self.parts[:1] if self.is_mosaic else self.parts
 
+    def refusal_of(self, item: Item) -> Refusal | None:
+        """Why one of the items cannot be done, where that is known already."""
+        return self.refusal or (item.part.refusal if item.part is not None else None)
+
     def block_of(self, item: Item) -> Block | None:
         """The block of one of the items."""
         return self.blocks[self.items.index(item)] if self.blocks else self.block
@@ -172,11 +217,13 @@ def plan_shards(
 ) -> Iterator[Shard]:
     """Pack items into shards in the order given, closing one at either limit.
 
-    An item larger than ``max_bytes`` gets a shard of its own.
+    An item larger than ``max_bytes`` gets a shard of its own. The rows of a row group
+    stay together, so that it is read once, unless they are more than ``max_bytes`` or
+    many times ``max_items``.
 
     Args:
-        items: Input objects in URI order.
-        max_items: Most items in a shard.
+        items: Inputs in URI order.
+        max_items: Most items in a shard, but for the rows of one row group.
         max_bytes: Most bytes in a shard of two items or more.
 
     Yields:
@@ -186,9 +233,38 @@ def plan_shards(
         InputError: A limit is below 1.
     """
     _check_limits(max_items, max_bytes)
-    groups = _pack(items, lambda item: (1, item.size), (max_items, max_bytes))
-    for index, group in enumerate(groups):
-        yield Shard(index=index, items=tuple(group))
+    rows = _join_rows(items, (max_items * _GROUP_FACTOR, max_bytes))
+    for index, group in enumerate(_pack(rows, _weigh, (max_items, max_bytes))):
+        yield Shard(index=index, items=tuple(itertools.chain.from_iterable(group)))
+
+
+def _weigh(items: Sequence[Item]) -> tuple[int, ...]:
+    return len(items), sum(item.size for item in items)
+
+
+def _join_rows(items: Iterable[Item], most: tuple[int, ...]) -> Iterator[Sequence[Item]]:
+    """Rows of one row group together, as far as the limits allow; all else alone."""
+    group: list[Item] = []
+    count = size = 0
+    for item in items:
+        count, size = count + 1, size + item.size
+        is_next = bool(group) and _row_group(item) == _row_group(group[0])
+        if group and not (is_next and count <= most[0] and size <= most[1]):
+            yield group
+            group = []
+        if not group:
+            count, size = 1, item.size
+        if _row_group(item) is None:
+            yield (item,)
+        else:
+            group.append(item)
+    if group:
+        yield group
+
+
+def _row_group(item: Item) -> tuple[str, int] | None:
+    part = item.part
+    return None if part is None or part.group is None else (part.of, part.group)
 
 
 def group_wholes(

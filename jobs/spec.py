@@ -258,6 +258,9 @@ class Spec:
     area: str = ""
     """GeoJSON of the area that a map is limited to; empty for all."""
 
+    skip_done_in: str | None = None
+    """A run folder; what it has done is left out of the plan."""
+
     bundle_location: str = ""
     """Where the bundle lies, or ``demo``, so that a retry can load it again."""
 
@@ -302,6 +305,7 @@ class Spec:
             "limit": self.limit,
             "source_column": self.pick.column,
             "asset": self.pick.asset,
+            "skip_done_in": self.skip_done_in,
             **self.results(),
         }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import uuid
@@ -20,17 +21,19 @@ from typing import TYPE_CHECKING, Final
 
 from fsspec.utils import glob_translate
 
-from jobs.access import S3, Access, join, resolve
+from jobs.access import S3, WEB, Access, join, resolve
 from jobs.disk import Disk, Object, changed
 from jobs.errors import InputError, ItemError, RunError, StoreError
 from jobs.patience import Patience
 from jobs.s3 import Buckets, Upload
+from jobs.web import Web, is_web
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
     "S3",
+    "WEB",
     "Access",
     "Object",
     "Patience",
@@ -44,6 +47,7 @@ __all__ = [
 
 _MAGIC: Final = re.compile(r"[*?[]")
 _PARTIAL: Final = 206
+_PART: Final = 32 * 2**20
 _PROBE: Final = b"a store that keeps what it is given"
 
 
@@ -61,6 +65,11 @@ class Store:
         self._access = access
         self._disk = Disk(linked=access.commit == "conditional")
         self._buckets = Buckets(access, patience or Patience())
+        self._web = Web(allowed=access.allow_http)
+        self.allow_http = access.allow_http
+
+    def _reader(self, uri: str) -> Disk | Buckets | Web:
+        return self._web if is_web(uri) else self._of(uri)
 
     def _of(self, uri: str) -> Disk | Buckets:
         return self._buckets if uri.startswith(S3) else self._disk
@@ -106,31 +115,44 @@ class Store:
         if not (remote or _MAGIC.search(location) or os.path.exists(location)):  # noqa: PTH110 - an odd name is none
             raise InputError(f"nothing at {location}; check the path")
 
-    def match(self, location: str) -> tuple[str, list[Object]]:
-        """The objects that a path, prefix or glob names.
+    def match(self, location: str) -> tuple[str, Iterator[Object]]:
+        """The objects that a path, prefix, glob or address of the web names.
 
         Returns:
-            The folder that the objects lie below, and the objects in URI order.
+            The folder that the objects lie below, and the objects in URI order, as
+            they are listed.
         """
+        if is_web(location):
+            return location.rsplit("/", 1)[0], self._web.iterate(location)
         if not _MAGIC.search(location) or self._is_there(location):
-            found = self._find_or_stat(location)
-            alone = len(found) == 1 and found[0].uri == location
-            return (location.rsplit("/", 1)[0] if alone else location), found
-        root = _MAGIC.split(location)[0].rsplit("/", 1)[0]
+            first, rest = self._begin(location)
+            alone = [one.uri for one in first] == [location]
+            root = location.rsplit("/", 1)[0] if alone else location
+            return root, itertools.chain(first, rest)
+        start = _MAGIC.split(location)[0]
+        root = start.rsplit("/", 1)[0]
         try:
             wanted = re.compile(glob_translate(location))
         except ValueError as error:
             raise InputError(f"glob {location} is wrong: {error}") from error
-        return root, [found for found in self.find(root) if wanted.match(found.uri)]
+        if not location.startswith(S3):
+            found = self._disk.iterate(root)
+        elif "/" in start.removeprefix(S3):
+            found = self._buckets.iterate_from(start)
+        else:
+            raise InputError(f"{location} must name its bucket, write s3://bucket/glob")
+        return root, (one for one in found if wanted.match(one.uri))
 
-    def _find_or_stat(self, location: str) -> list[Object]:
+    def _begin(self, location: str) -> tuple[list[Object], Iterator[Object]]:
+        """The first object of a listing, if any, and the others."""
+        rest = self.iterate(location)
         try:
-            return self.find(location)
+            return list(itertools.islice(rest, 1)), rest
         except InputError:
             # Who may not list may still read what he can name.
             with contextlib.suppress(ItemError, StoreError):
                 if location.startswith(S3):
-                    return [self.stat(location)]
+                    return [self.stat(location)], iter(())
             raise
 
     def _is_there(self, location: str) -> bool:
@@ -151,7 +173,7 @@ class Store:
             ItemError: ``not_found`` or ``forbidden``.
             StoreError: The store does not answer.
         """
-        return self._of(uri).stat(uri)
+        return self._reader(uri).stat(uri)
 
     def exists(self, uri: str) -> bool:
         """Whether an object is there."""
@@ -175,7 +197,7 @@ class Store:
                 ``input_changed`` where the object is not ``etag`` any more.
             StoreError: The store does not answer.
         """
-        return self._of(uri).read(uri, etag)
+        return self._reader(uri).read(uri, etag)
 
     def read_head(self, uri: str, size: int) -> bytes:
         """The first bytes of one object, at most ``size``.
@@ -184,7 +206,35 @@ class Store:
             ItemError: As in ``read``.
             StoreError: The store does not answer.
         """
-        return self._of(uri).read_head(uri, size)
+        return self._reader(uri).read_head(uri, size)
+
+    def read_part(self, uri: str, start: int, size: int, *, etag: str | None) -> bytes:
+        """Some bytes of one object: fewer than ``size`` where it ends before.
+
+        Raises:
+            ItemError: As in ``read``; ``unsupported`` where parts cannot be had.
+            StoreError: The store does not answer.
+        """
+        return self._reader(uri).read_part(uri, start, size, etag)
+
+    def save(self, uri: str, path: Path) -> None:
+        """Copy an object to a local file, a part in memory at a time.
+
+        Raises:
+            ItemError: As in ``read``.
+            StoreError: The store does not answer.
+        """
+        found, start = self.stat(uri), 0
+        if found.size <= _PART:
+            path.write_bytes(self.read(uri, etag=found.etag))
+            return
+        with path.open("wb") as file:
+            while start < found.size:
+                data = self.read_part(uri, start, _PART, etag=found.etag)
+                if not data:
+                    raise ItemError("truncated", f"{uri} ends after {start} bytes")
+                file.write(data)
+                start += len(data)
 
     # Writing
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 JOB: Final = "job.json"
 PLAN: Final = "plan.parquet"
 
-_PLACE: Final = {"source", "limit", "source_column", "asset"}
+_PLACE: Final = {"source", "limit", "source_column", "asset", "skip_done_in"}
 """Of a run's identity, what its fingerprint does not hold."""
 
 
@@ -152,7 +152,7 @@ def fetch_plan(store: Store, one: Pass, tell: Tell) -> Iterator[Path]:
 
 def _fetch(store: Store, one: Pass, name: str, local: Path, tell: Tell) -> Path:
     try:
-        local.write_bytes(store.read(plan_uri(one.uri)))
+        store.save(plan_uri(one.uri), local)
         about, totals = read_about(local), measure_plan(local)
     except ItemError as error:
         kind = "missing" if error.code == "not_found" else "unreadable"

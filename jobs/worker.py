@@ -162,8 +162,8 @@ class Worker:
             yield read(item)
 
     def _read(self, shard: Shard, attempt: Attempt, item: Item) -> Image | DeadLetter:
-        if shard.refusal is not None:
-            refusal = shard.refusal
+        refusal = shard.refusal_of(item)
+        if refusal is not None:
             return self._bury(shard, item, "plan", refusal.code, refusal.message)
         if item.uri in attempt.quarantined:
             death = attempt.quarantined[item.uri]

@@ -41,6 +41,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
         "jobs.conclude",
         "jobs.outputs.levels",
         "jobs.inputs.indexes",
+        "jobs.inputs.tables",
         "jobs.outputs.masks",
         "jobs.outputs.tables",
         "jobs.outputs.recount",
@@ -56,7 +57,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
     ),
     "ray": ("cluster",),
     "s3fs": ("jobs.s3",),
-    "aiohttp": ("jobs.s3",),
+    "aiohttp": ("jobs.s3", "jobs.web"),
     "safetensors": ("deeplab",),
     "shapely": ("jobs.outputs.earth", "jobs.outputs.regions", "jobs.outputs.vectors"),
     "tensorflow": ("deeplab.foreign.files",),
@@ -68,10 +69,11 @@ DISTRIBUTIONS = {"PIL": "pillow", "pillow_heif": "pillow-heif"}
 """Where a package is not called like what is installed."""
 
 FLOORS = (  # from the ground up: a module imports its own floor and those below
-    ("jobs.errors", "jobs.disk", "jobs.patience", "jobs.redact"),
+    ("jobs.errors", "jobs.disk", "jobs.patience", "jobs.redact", "jobs.sorting"),
     (
         "jobs.storage",
         "jobs.access",
+        "jobs.web",
         "jobs.s3",
         "jobs.shards",
         "jobs.windows",
@@ -112,6 +114,7 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
         "jobs.merging",
         "jobs.conclude",
         "jobs.retry",
+        "jobs.skipping",
         "jobs.catalog",
     ),
     ("jobs.runner", "jobs.verify", "jobs.clean", "jobs.export"),

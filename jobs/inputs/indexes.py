@@ -18,7 +18,7 @@ import posixpath
 import re
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from jobs.errors import InputError
 from jobs.mosaic import write_time
 from jobs.redact import redact
-from jobs.storage import S3, resolve
+from jobs.storage import S3, WEB, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,12 +37,17 @@ COLUMNS: Final = ("uri", "url", "href", "location", "path")
 """Where a row's location is looked for, whatever the case."""
 
 MAX_BYTES: Final = 256 * 2**20
-"""Of an index: two million rows."""
+"""Of the rows of a Parquet file that are in memory at a time."""
 
 MAX_JSON_BYTES: Final = 64 * 2**20
 """Of one JSON document, which takes ten times as much in memory."""
 
+MAX_LINE: Final = 16 * 2**20
+"""Letters of a line of text."""
+
 MAX_ROWS: Final = 5_000_000
+"""Of an index that is asked for times, which are all held."""
+
 MAX_LETTERS: Final = 4096
 """Of a location; a key in S3 has 1024 bytes at most."""
 
@@ -63,27 +68,31 @@ def is_index(location: str) -> bool:
     return PurePosixPath(location).suffix.lower() in _FORMS
 
 
-def max_bytes(location: str) -> int:
-    """Bytes that an index of its form may have."""
+def max_bytes(location: str) -> int | None:
+    """Bytes that an index of its form may have; None for any."""
     whole = PurePosixPath(location).suffix.lower() in {".json", ".geojson"}
-    return MAX_JSON_BYTES if whole else MAX_BYTES
+    return MAX_JSON_BYTES if whole else None
 
 
-def read_index(location: str, data: bytes, pick: Pick) -> list[str]:
-    """The locations that an index names, in order, each once.
+def read_index(
+    location: str, file: BinaryIO, pick: Pick, *, allow_http: bool = False
+) -> Iterator[str]:
+    """The locations that an index names, as they come; some may come twice.
 
     Args:
         location: Where the index lies; relative ones are below its folder.
-        data: Its bytes.
+        file: Its bytes.
         pick: What of a row to take.
+        allow_http: Whether it may name addresses of the web.
 
     Raises:
         InputError: It cannot be read, or a row leads nowhere or where it must not.
     """
-    return sorted({uri for uri, _ in _read_rows(location, data, pick)})
+    for where, value, _ in _read_rows(location, file, pick):
+        yield _locate(where, value, location, allow_http=allow_http)
 
 
-def read_dates(location: str, data: bytes, pick: Pick) -> dict[str, str]:
+def read_dates(location: str, file: BinaryIO, pick: Pick) -> dict[str, str]:
     """When what an index names was taken, by location, as ISO 8601 in UTC.
 
     That is the property ``datetime`` of an Item, or the column of that name. A row
@@ -91,15 +100,17 @@ def read_dates(location: str, data: bytes, pick: Pick) -> dict[str, str]:
 
     Args:
         location: Where the index lies.
-        data: Its bytes.
+        file: Its bytes.
         pick: What of a row to take.
 
     Raises:
-        InputError: As in ``read_index``.
+        InputError: As in ``read_index``, or it has too many rows.
     """
     found: dict[str, str] = {}
-    for uri, said in _read_rows(location, data, pick):
-        time = _read_time(said)
+    for count, (where, value, said) in enumerate(_read_rows(location, file, pick), 1):
+        if count > MAX_ROWS:
+            raise InputError(f"{location} has more than {MAX_ROWS} rows; cut it in parts")
+        uri, time = _locate(where, value, location), _read_time(said)
         if time:
             found[uri] = max(time, found.get(uri, ""))
     return found
@@ -114,19 +125,10 @@ def _read_time(said: object) -> str:
         return ""
 
 
-def _read_rows(location: str, data: bytes, pick: Pick) -> Iterator[tuple[str, Any]]:
-    """Locations, and what is said of their time."""
-    count = 0
+def _read_rows(location: str, file: BinaryIO, pick: Pick) -> Iterator[Row]:
+    read = _FORMS[PurePosixPath(location).suffix.lower()]
     try:
-        for where, value, said in _FORMS[PurePosixPath(location).suffix.lower()](
-            location, data, pick
-        ):
-            count += 1
-            if count > MAX_ROWS:
-                raise InputError(
-                    f"{location} has more than {MAX_ROWS} rows; cut it in parts"
-                )
-            yield _locate(where, value, location), said
+        yield from read(location, file, pick)
     except (OSError, ValueError, csv.Error, RecursionError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:300]
         form = PurePosixPath(location).suffix
@@ -135,16 +137,22 @@ def _read_rows(location: str, data: bytes, pick: Pick) -> Iterator[tuple[str, An
         ) from error
 
 
-def _locate(where: str, value: object, index: str) -> str:
+def _locate(where: str, value: object, index: str, *, allow_http: bool = False) -> str:
     """The absolute location of a row."""
     if not isinstance(value, str) or not value:
         raise InputError(f"{where} names nothing; give it a location or take it out")
-    shown = redact(value[:200])
     if len(value) > MAX_LETTERS or not value.isprintable():
         raise InputError(
-            f"{where} is no location, got {shown!r}; allowed are {MAX_LETTERS} letters "
-            "that can be printed"
+            f"{where} is no location, got {redact(value[:200])!r}; allowed are "
+            f"{MAX_LETTERS} letters that can be printed"
         )
+    if allow_http and value.startswith(WEB):
+        return resolve(value, allow_http=True)
+    return _locate_stored(where, value, index)
+
+
+def _locate_stored(where: str, value: str, index: str) -> str:
+    shown = redact(value[:200])
     if value.startswith("/vsi"):
         raise InputError(
             f"{where} is {shown}, which is a name for GDAL alone; write a path or "
@@ -243,8 +251,8 @@ def _read_object(where: str, row: object, pick: Pick) -> Row:
 # Forms
 
 
-def _read_json(location: str, data: bytes, pick: Pick) -> Iterator[Row]:
-    document = json.loads(data)
+def _read_json(location: str, file: BinaryIO, pick: Pick) -> Iterator[Row]:
+    document = json.load(file)
     kind = document.get("type") if isinstance(document, dict) else None
     if kind == "Feature":
         yield _read_object(f"row 1 of {location}", document, pick)
@@ -259,38 +267,45 @@ def _read_json(location: str, data: bytes, pick: Pick) -> Iterator[Row]:
         yield _read_object(f"row {number} of {location}", row, pick)
 
 
-def _read_lines(location: str, data: bytes, pick: Pick) -> Iterator[Row]:
-    for where, line, _ in _read_text(location, data, pick):
+def _read_lines(location: str, file: BinaryIO, pick: Pick) -> Iterator[Row]:
+    for where, line, _ in _read_text(location, file, pick):
         yield _read_object(where, json.loads(line), pick)
 
 
-def _read_text(location: str, data: bytes, _pick: Pick) -> Iterator[Row]:
-    for number, line in enumerate(_open_text(data), 1):
+def _read_text(location: str, file: BinaryIO, _pick: Pick) -> Iterator[Row]:
+    for number, line in enumerate(_lines(file), 1):
         if text := line.strip():
             yield f"row {number} of {location}", text, None
 
 
-def _read_csv(location: str, data: bytes, pick: Pick) -> Iterator[Row]:
-    rows = csv.DictReader(_open_text(data), strict=True)
+def _read_csv(location: str, file: BinaryIO, pick: Pick) -> Iterator[Row]:
+    rows = csv.DictReader(_lines(file), strict=True)
     column = _choose_column(rows.fieldnames or (), location, pick)
     for number, row in enumerate(rows, 2):
         yield f"row {number} of {location}", row[column], row.get(_TIME)
 
 
-def _open_text(data: bytes) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
+def _lines(file: BinaryIO) -> Iterator[str]:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        while line := text.readline(MAX_LINE):
+            if len(line) == MAX_LINE:
+                raise ValueError(f"it has a line of more than {MAX_LINE} letters")
+            yield line
+    finally:
+        text.detach()  # who opened the file closes it
 
 
-def _read_parquet(location: str, data: bytes, pick: Pick) -> Iterator[Row]:
-    with pq.ParquetFile(pa.BufferReader(data)) as file:
-        schema = file.schema_arrow
+def _read_parquet(location: str, file: BinaryIO, pick: Pick) -> Iterator[Row]:
+    with pq.ParquetFile(file) as table:
+        schema = table.schema_arrow
         assets = schema.field("assets").type if "assets" in schema.names else None
         times = (
             [_TIME] if _TIME in schema.names and _is_time(schema.field(_TIME).type) else []
         )
         if pick.column is None and assets is not None and pa.types.is_struct(assets):
             columns = _asset_columns(assets, location, pick) + times
-            for where, row in _batches(location, file, columns):
+            for where, row in _batches(location, table, columns):
                 yield where, _choose_asset(row["assets"] or {}, where, pick), row.get(_TIME)
             return
         column = _choose_column(schema.names, location, pick)
@@ -300,7 +315,7 @@ def _read_parquet(location: str, data: bytes, pick: Pick) -> Iterator[Row]:
                 f"{str(schema.field(column).type)[:100]}; name another one with "
                 "-c source_column=NAME"
             )
-        for where, row in _batches(location, file, [column, *times]):
+        for where, row in _batches(location, table, [column, *times]):
             yield where, row[column], row.get(_TIME)
 
 
@@ -334,7 +349,7 @@ def _is_time(kind: pa.DataType) -> bool:
     return bool(pa.types.is_timestamp(kind) or _is_text(kind))
 
 
-_FORMS: Final[dict[str, Callable[[str, bytes, Pick], Iterator[Row]]]] = {
+_FORMS: Final[dict[str, Callable[[str, BinaryIO, Pick], Iterator[Row]]]] = {
     ".json": _read_json,
     ".geojson": _read_json,
     ".jsonl": _read_lines,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
+import tempfile
 from dataclasses import replace
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from jobs.errors import InputError, ItemError
-from jobs.inputs.decoding import image_size
 from jobs.inputs.indexes import is_index, max_bytes, read_dates, read_index
 from jobs.prefetch import map_ahead
 from jobs.shards import Item
+from jobs.sorting import Sorter
 from jobs.spec import Pick
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from jobs.disk import Object
     from jobs.spec import Reading
     from jobs.storage import Store
@@ -27,8 +31,6 @@ IMAGE_SUFFIXES: Final = (
 RASTER_SUFFIXES: Final = (".tif", ".tiff")
 _LOOKERS: Final = 32
 _PICK: Final = Pick()
-_HEADER_BYTES: Final = 2**18
-"""More than the largest EXIF block that comes before a JPEG's size."""
 
 
 def raster_suffixes(reading: Reading) -> tuple[str, ...]:
@@ -43,8 +45,8 @@ def find_items(
     *,
     limit: int | None,
     pick: Pick = _PICK,
-) -> list[Item]:
-    """The items of a source, in URI order.
+) -> Iterator[Item]:
+    """The items of a source, in URI order, as they are found.
 
     Args:
         store: Where to look.
@@ -61,51 +63,95 @@ def find_items(
         StoreError: The store does not answer.
     """
     root, found = store.match(source)
-    if not found:
+    first = next(found, None)
+    if first is None:
         raise InputError(f"nothing at {source}; check the path, the prefix or the glob")
-    if is_index(source) and [one.uri for one in found] == [source]:
-        return _find_named(store, found[0], limit, pick)
+    if is_index(source) and first.uri == source:
+        yield from find_named(store, first, limit, pick)
+        return
     if pick != _PICK:
         raise InputError(
             f"source_column and asset choose from an index, and {source} is none; leave "
             "them out"
         )
-    for one in found:
+    objects = itertools.chain([first], found)
+    yield from itertools.islice(find_objects(objects, source, root, suffixes), limit)
+
+
+def find_objects(
+    objects: Iterable[Object], source: str, root: str, suffixes: tuple[str, ...]
+) -> Iterator[Item]:
+    """The objects of a listing that count.
+
+    Args:
+        objects: In URI order.
+        source: What was listed; an object of that very name always counts.
+        root: What keys are below.
+        suffixes: What counts, in lower case.
+
+    Raises:
+        InputError: None counts, a name is no text, or the store knows no order.
+    """
+    seen, last, is_empty = 0, "", True
+    for one in objects:
+        seen += 1
         if not one.uri.isprintable() and _is_not_utf8(one.uri):
             raise InputError(
                 f"file names must be UTF-8, got {one.uri!r}; rename it or leave it out"
             )
-    items = [
-        _item(item, root)
-        for item in found
-        if item.uri == source or _counts(item.uri, suffixes)
-    ]
-    if not items:
+        if one.uri <= last:
+            raise InputError(
+                f"{source} is listed without order, {one.uri} after {last}; give a list of "
+                "locations, e.g. a .txt with one a line"
+            )
+        last = one.uri
+        if one.uri == source or counts(one.uri, suffixes):
+            is_empty = False
+            yield make_item(one, root)
+    if is_empty:
         raise InputError(
-            f"no input under {source} among {len(found)} objects; "
+            f"no input under {source} among {seen} objects; "
             f"what counts ends in {', '.join(suffixes)}"
         )
-    return items[:limit]
 
 
-def _find_named(store: Store, index: Object, limit: int | None, pick: Pick) -> list[Item]:
+def find_named(
+    store: Store, index: Object, limit: int | None, pick: Pick
+) -> Iterator[Item]:
     """What an index names, in URI order; without size and ETag where it is not there.
 
     Keys are what follows the deepest folder that holds all of them, so two files of
     one name keep the folders that tell them apart; without any, it is the whole URI.
+
+    Raises:
+        InputError: The index is wrong, or names nothing.
     """
-    data = _read_index(store, index)
-    uris = read_index(index.uri, data, pick)
-    if not uris:
-        raise InputError(f"{index.uri} names nothing; check the index")
-    folders = [uri.split("/")[:-1] for uri in uris]
-    ends = zip(min(folders), max(folders), strict=False)
-    common = itertools.takewhile(lambda pair: pair[0] == pair[1], ends)
-    root = "".join(f"{part}/" for part, _ in common)
-    named = (
-        Item(uri=uri, key=uri.removeprefix(root), size=0, etag="") for uri in uris[:limit]
+    folders: list[str] | None = None
+    with Sorter() as named:
+        with _open_index(store, index) as file:
+            for uri in read_index(index.uri, file, pick, allow_http=store.allow_http):
+                named.add(uri)
+                parts = uri.split("/")[:-1]
+                folders = parts if folders is None else _common(folders, parts)
+        if folders is None:
+            raise InputError(f"{index.uri} names nothing; check the index")
+        root = "".join(f"{part}/" for part in folders)
+        once = (uri for (uri,), _ in itertools.groupby(named))
+        items = (
+            Item(uri=uri, key=uri.removeprefix(root), size=0, etag="")
+            for uri in itertools.islice(once, limit)
+        )
+        yield from map_ahead(functools.partial(refresh, store), items, threads=_LOOKERS)
+
+
+def _common(left: list[str], right: list[str]) -> list[str]:
+    """What two paths have in common at their start."""
+    if right[: len(left)] == left:
+        return left
+    pairs = itertools.takewhile(
+        lambda pair: pair[0] == pair[1], zip(left, right, strict=False)
     )
-    return list(map_ahead(functools.partial(refresh, store), named, threads=_LOOKERS))
+    return [part for part, _ in pairs]
 
 
 def find_dates(store: Store, source: str, pick: Pick) -> dict[str, str]:
@@ -117,22 +163,30 @@ def find_dates(store: Store, source: str, pick: Pick) -> dict[str, str]:
     """
     if not is_index(source):
         return {}
-    _, found = store.match(source)
-    if [one.uri for one in found] != [source]:
+    index = next(store.match(source)[1], None)
+    if index is None or index.uri != source:
         return {}
-    return read_dates(source, _read_index(store, found[0]), pick)
+    with _open_index(store, index) as file:
+        return read_dates(source, file, pick)
 
 
-def _read_index(store: Store, index: Object) -> bytes:
-    if index.size > max_bytes(index.uri):
+@contextlib.contextmanager
+def _open_index(store: Store, index: Object) -> Iterator[BinaryIO]:
+    """An index as a local file."""
+    most = max_bytes(index.uri)
+    if most is not None and index.size > most:
         raise InputError(
             f"{index.uri} has {index.size} bytes, an index of its form may have "
-            f"{max_bytes(index.uri)}; cut it in parts, or make it Parquet"
+            f"{most}; cut it in parts, or make it Parquet or JSON lines"
         )
-    try:
-        return store.read(index.uri, etag=index.etag)
-    except ItemError as error:
-        raise InputError(f"{error.message}; check the index") from error
+    with tempfile.TemporaryDirectory(prefix="atrous-") as scratch:
+        path = Path(scratch, "index")
+        try:
+            store.save(index.uri, path)
+        except ItemError as error:
+            raise InputError(f"{error.message}; check the index") from error
+        with path.open("rb") as file:
+            yield file
 
 
 def refresh(store: Store, item: Item) -> Item:
@@ -144,25 +198,19 @@ def refresh(store: Store, item: Item) -> Item:
     return replace(item, size=found.size, etag=found.etag)
 
 
-def read_size(store: Store, item: Item) -> tuple[int, int] | None:
-    """Height and width that an image's header says; None where it says nothing."""
-    try:
-        return image_size(store.read_head(item.uri, _HEADER_BYTES))
-    except ItemError:
-        return None
-
-
 def _is_not_utf8(name: str) -> bool:
     # Python stands lone surrogates in for bytes that it cannot decode.
     return any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _counts(uri: str, suffixes: tuple[str, ...]) -> bool:
-    path = PurePosixPath(uri)
-    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+def counts(uri: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a name is that of an input."""
+    name = uri.rpartition("/")[2]
+    return name.lower().endswith(suffixes) and not name.startswith(".")
 
 
-def _item(found: Object, root: str) -> Item:
+def make_item(found: Object, root: str) -> Item:
+    """An object of a listing; its key is what follows the root."""
     return Item(
         uri=found.uri,
         # One separator alone: a//b is another object than a/b.

@@ -17,6 +17,9 @@ class Stopwatch:
     marks: list[tuple[float, int]] = field(default_factory=list)
     """Time and pixels so far, after each shard."""
 
+    def plan(self, items, skipped):
+        """Planning is part of the whole."""
+
     def start(self, planned, tally):
         """Nothing is done yet."""
 

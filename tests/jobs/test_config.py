@@ -58,6 +58,8 @@ ANOTHER = {  # a value of each setting that is not its default
     "limit": 5,
     "source_column": "place",
     "asset": "visual",
+    "skip_done_in": "s3://results/before",
+    "allow_http": True,
     "aoi": "1,2,3,4",
     "shard_items": 7,
     "shard_bytes": 2**20,

@@ -13,12 +13,25 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.inputs import indexes
-from jobs.inputs.indexes import read_dates, read_index
-from jobs.inputs.sources import RASTER_SUFFIXES, find_items
+from jobs.inputs.sources import RASTER_SUFFIXES
+from jobs.inputs.sources import find_items as iterate_items
 from jobs.map_job import MapJob
 from jobs.spec import Pick
 
 NAMES = ["b/two.tif", "a/one.tif", "b/one.tif"]
+
+
+def read_index(location, data, pick):
+    """What an index of these bytes names, in order, each once."""
+    return sorted(set(indexes.read_index(location, io.BytesIO(data), pick)))
+
+
+def read_dates(location, data, pick):
+    return indexes.read_dates(location, io.BytesIO(data), pick)
+
+
+def find_items(*arguments, **options):
+    return list(iterate_items(*arguments, **options))
 
 
 def item_of(name, href, **assets):
@@ -341,11 +354,18 @@ def test_an_index_of_nothing_is_refused(local, name):
 
 
 def test_an_index_that_is_too_large_is_not_read(local, monkeypatch):
-    monkeypatch.setattr(indexes, "MAX_BYTES", 10)
-    local.store.create(local.at("x.txt"), b"a.tif\nbbbbb.tif\n")
-    monkeypatch.setattr(local.store, "read", None)
-    with pytest.raises(InputError, match=r"has 16 bytes, an index .* may have 10; cut it"):
-        find_items(local.store, local.at("x.txt"), (), limit=None)
+    monkeypatch.setattr(indexes, "MAX_JSON_BYTES", 10)
+    local.store.create(local.at("x.json"), b'["a.tif", "b.tif"]')
+    monkeypatch.setattr(local.store, "save", None)
+    with pytest.raises(InputError, match=r"has 18 bytes, an index .* may have 10; cut it"):
+        find_items(local.store, local.at("x.json"), (), limit=None)
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.jsonl"])
+def test_a_line_without_an_end_is_not_held(monkeypatch, name):
+    monkeypatch.setattr(indexes, "MAX_LINE", 100)
+    with pytest.raises(InputError, match=rf"/i/{name} .* a line of more than 100 letters"):
+        read_index(f"/i/{name}", b'"uri"\n' * 2 + b'"' + b"a" * 200 + b'"\n', Pick())
 
 
 def test_rows_and_letters_of_parquet_are_counted(monkeypatch):
@@ -357,7 +377,7 @@ def test_rows_and_letters_of_parquet_are_counted(monkeypatch):
         read_index("/i/x.parquet", same, Pick())
     monkeypatch.setattr(indexes, "MAX_ROWS", 2)
     with pytest.raises(InputError, match="more than 2 rows"):
-        read_index("/i/x.txt", b"a\nb\nc\n", Pick())
+        read_dates("/i/x.txt", b"a\nb\nc\n", Pick())
 
 
 def test_a_hundred_thousand_rows_are_nothing():

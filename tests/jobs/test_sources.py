@@ -96,4 +96,4 @@ def test_nothing_that_counts_is_said_in_one_line(place):
 def test_a_name_that_is_not_utf8_is_refused_by_its_name(local):
     local.store.create(local.at("source", os.fsdecode(b"\xff.jpg")), b"")
     with pytest.raises(InputError, match=r"file names must be UTF-8, got .*udcff.jpg"):
-        find_items(local.store, local.at("source"), IMAGE_SUFFIXES, limit=None)
+        list(find_items(local.store, local.at("source"), IMAGE_SUFFIXES, limit=None))

@@ -59,6 +59,7 @@ FIELDS = {
         "reading": (PARTS, Reading),
         "masks": (PARTS, Masks),
         "aoi": (RESULT, "1,2,3,4"),
+        "skip_done_in": (RUN, "/elsewhere"),
     },
     Spec: {
         "job": (RESULT, "map"),
@@ -80,6 +81,7 @@ FIELDS = {
         "masks": (PARTS, Masks),
         "area": (RESULT, '{"type":"MultiPolygon","coordinates":[]}'),
         "bundle_location": (NEUTRAL, "/elsewhere"),
+        "skip_done_in": (RUN, "/elsewhere"),
     },
     Compute: {
         "device": (RESULT, "cuda"),
@@ -114,6 +116,7 @@ FIELDS = {
     Access: {
         "endpoint_url": (NEUTRAL, "http://127.0.0.1:9000"),
         "anon": (NEUTRAL, True),
+        "allow_http": (NEUTRAL, True),
         "requester_pays": (NEUTRAL, True),
         "commit": (NEUTRAL, "single-driver"),
     },

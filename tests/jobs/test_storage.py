@@ -361,6 +361,7 @@ def sources(place):
 @pytest.mark.parametrize(("pattern", "expected"), GLOBS, ids=lambda value: str(value)[:20])
 def test_globs(sources, pattern, expected):
     root, found = sources.store.match(sources.at(pattern))
+    found = list(found)
     assert [one.uri for one in found] == [sources.at("source", name) for name in expected]
     assert all(one.uri.startswith(f"{root}/") for one in found)
 
@@ -375,7 +376,7 @@ def test_globs(sources, pattern, expected):
 )
 def test_folders_and_files(sources, location, root, count):
     found_root, found = sources.store.match(sources.at(location))
-    assert (found_root, len(found)) == (sources.at(root), count)
+    assert (found_root, len(list(found))) == (sources.at(root), count)
 
 
 @pytest.mark.parametrize("name", ["[1].jpg", "what?.jpg", "a*.jpg"])
