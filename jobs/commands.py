@@ -6,7 +6,7 @@ import functools
 import itertools
 import signal
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cluster.outcomes import ClusterLostError, NoCapacityError, WorkerBugError
@@ -15,9 +15,11 @@ from jobs.bundle_file import DEMO_BUNDLE, load_bundle
 from jobs.class_choice import choose_classes
 from jobs.engine import Place, open_engine
 from jobs.errors import BugError, InputError, ItemError, UnfinishedError
+from jobs.evaluate_job import EvaluateJob, choose_evaluation
 from jobs.folder import check_free
 from jobs.inputs.geojson import MAX_FILE, is_box, parse_box, parse_geojson
 from jobs.inputs.sources import read_size
+from jobs.inputs.truth_request import complete_truth
 from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
 from jobs.mosaic_job import MosaicJob
@@ -38,6 +40,7 @@ from jobs.spec import (
     Tiles,
 )
 from jobs.storage import Access, open_store, resolve
+from jobs.truth import Truth
 from jobs.windows import amplification, check_block, count_blocks
 
 if TYPE_CHECKING:
@@ -48,7 +51,11 @@ if TYPE_CHECKING:
     from jobs.runner import Engine, Progress
     from jobs.shards import Shard
 
-JOBS: Final[dict[JobName, Callable[..., Job]]] = {"label": LabelJob, "map": MapJob}
+JOBS: Final[dict[JobName, Callable[..., Job]]] = {
+    "label": LabelJob,
+    "map": MapJob,
+    "evaluate": EvaluateJob,
+}
 
 _HEADER_READERS: Final = 16
 
@@ -72,6 +79,7 @@ class Request:
     product: Product = field(default_factory=Product)
     pick: Pick = field(default_factory=Pick)
     reading: Reading = field(default_factory=Reading)
+    truth: Truth = field(default_factory=Truth)
     aoi: str | None = None
     """Bounds, or the location of a GeoJSON file."""
 
@@ -89,6 +97,7 @@ def start(request: Request, progress: Progress) -> dict[str, Any]:
     choose_classes("probabilities", request.product.probabilities, bundle)
     store = open_store(request.access)
     store.require(resolve(request.source))
+    request = replace(request, truth=_complete_truth(request, bundle))
     check_free(store, resolve(request.run))
     with open_engine(request.place) as (engine, device):
         spec = make_spec(request, bundle, make_compute(request, device))
@@ -103,6 +112,8 @@ def start_on(engine: Engine, spec: Spec, data: bytes, progress: Progress) -> dic
 
 def choose_job(spec: Spec) -> Callable[..., Job]:
     """The job's class."""
+    if spec.job == "evaluate":
+        return choose_evaluation(spec)
     return JOBS[spec.job] if spec.product.mosaic is None else MosaicJob
 
 
@@ -143,9 +154,18 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         limits=request.limits,
         pick=request.pick,
         reading=request.reading,
+        truth=_complete_truth(request, bundle),
         area=_read_area(request.aoi, request.access),
         bundle_location=named if named == DEMO_BUNDLE else resolve(named),
     )
+
+
+def _complete_truth(request: Request, bundle: Bundle) -> Truth:
+    """The truth of an evaluation, in full; nothing is done where it is so already."""
+    if request.job != "evaluate":
+        return request.truth
+    store, source = open_store(request.access), resolve(request.source)
+    return complete_truth(store, request.truth, bundle, source)
 
 
 def _read_area(aoi: str | None, access: Access) -> str:
@@ -181,7 +201,7 @@ def preview_plan(request: Request) -> dict[str, Any]:
         return _describe_plan(spec, _count_mosaic(spec), None)
     found = dict.fromkeys(("items", "bytes", "pixels", "tiles", "refused", "shards"), 0)
     decoded = decoded_of = 0
-    plan = JOBS[spec.job](spec=spec).plan()
+    plan = choose_job(spec)(spec=spec).plan()
     for _, group in itertools.groupby(plan, key=lambda shard: shard.items):
         parts = list(group)
         found["shards"] += len(parts)

@@ -23,6 +23,7 @@ from jobs.settings import (
     parse_setting,
     read_setting,
 )
+from jobs.truth_settings import TRUTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from jobs.policy import Policy
     from jobs.spec import JobName, Limits, Reading
     from jobs.storage import Access
+    from jobs.truth import Truth
 
 _LONGEST_FILE: Final = 2**15
 """Bytes of a job file; there are two dozen settings."""
@@ -161,8 +163,25 @@ def make_request(
         product=Product(**{name: settings[name] for name in PRODUCT if name in settings}),
         pick=Pick(column=settings["source_column"], asset=settings["asset"]),
         reading=make_reading(settings),
+        truth=make_truth(settings),
         aoi=settings.get("aoi"),
     )
+
+
+def make_truth(settings: Mapping[str, Any]) -> Truth:
+    """What masks are held against, as asked for; the location is absolute.
+
+    Raises:
+        InputError: The tolerance is out of its range.
+    """
+    from jobs.access import resolve
+    from jobs.truth import Truth
+
+    given = {TRUTH[name]: settings.get(name) for name in TRUTH}
+    found = {name: value for name, value in given.items() if value is not None}
+    if "where" in found:
+        found["where"] = resolve(found["where"])
+    return Truth(**found)
 
 
 def make_access(settings: Mapping[str, Any]) -> Access:

@@ -43,6 +43,20 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrueMask:
+    """What is known to be seen on an image, to judge a result by."""
+
+    ids: NDArray[np.uint8]
+    """(H, W) of the result: class ids of the bundle, 254 where that is not known."""
+
+    uri: str
+    """Where it was read."""
+
+    etag: str
+    """What the object was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """An image, or a part of a raster, ready for the network."""
 
@@ -65,6 +79,9 @@ class Image:
     origin: Origin | None = None
     """What the file says besides; None of rasters."""
 
+    truth: TrueMask | None = None
+    """Where a job judges results; it travels with the pixels."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -76,6 +93,9 @@ class Result:
     """As in ``Image``."""
 
     origin: Origin | None = None
+    """As in ``Image``."""
+
+    truth: TrueMask | None = None
     """As in ``Image``."""
 
 

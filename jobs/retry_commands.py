@@ -30,6 +30,7 @@ from jobs.spec import (
     write_area,
 )
 from jobs.storage import Access, open_store, resolve
+from jobs.truth import Truth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,6 +138,7 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
             policy=request.policy,
             limits=request.limits,
             reading=Reading.parse({**identity, "allow_vrt": request.allow_vrt}),
+            truth=Truth.parse(identity.get("truth")),
             area=write_area(held.get("area")),
             bundle_location=held.get("bundle_location", ""),
         )

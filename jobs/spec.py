@@ -18,6 +18,7 @@ from deeplab.tiles import BlendKind, Tiling
 from jobs.class_choice import choose_classes
 from jobs.errors import InputError
 from jobs.policy import Policy
+from jobs.truth import Truth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,7 @@ RESULT_VERSION: Final = 2
 BATCH: Final = {"cpu": 1, "cuda": 16}
 """Tiles in one forward pass; on a CPU one is fastest."""
 
-JobName = Literal["label", "map"]
+JobName = Literal["label", "map", "evaluate"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 Compression = Literal["zstd", "deflate"]
@@ -231,6 +232,7 @@ class Spec:
     product: Product = field(default_factory=Product)
     pick: Pick = field(default_factory=Pick)
     reading: Reading = field(default_factory=Reading)
+    truth: Truth = field(default_factory=Truth)
     area: str = ""
     """GeoJSON of the area that a map is limited to; empty for all."""
 
@@ -286,6 +288,7 @@ class Spec:
             **asdict(self.product),
             "probabilities": list(self.probabilities) or None,
             **self.reading.results(),
+            "truth": self.truth.results(),
             "area": _digest_of_text(self.area) if self.area else None,
             "torch": version("torch").split("+")[0],
             "result_version": RESULT_VERSION,

@@ -46,16 +46,18 @@ _LEFT_OUT = (
 
 def output_names(shard: Shard, one: Pass) -> tuple[str, ...]:
     """What a shard's outputs are called, whoever writes them."""
+    key = shard.output_key(one.fingerprint)
+    if one.job == "evaluate":
+        return (f"scores/part-{key}.json",)
     if shard.is_whole:
         return tuple(name for item in shard.items for name in names_of(item))
-    key = shard.output_key(one.fingerprint)
     return (f"masks/part-{key}.parquet" if one.job == "label" else f"pieces/{key}.tif",)
 
 
 def _outputs(shard: Shard, record: Record, one: Pass) -> list[list[str]]:
     """What a record's outputs may be called; rasters with probabilities or without."""
-    if not shard.is_whole:
-        some = one.job == "label" or record.pixels_done
+    if not (shard.is_whole and one.has_rasters):
+        some = not one.has_rasters or record.pixels_done
         return [[*output_names(shard, one)] if some else []]
     made = [names_of(item) for item in done_items(shard, record)]
     return [

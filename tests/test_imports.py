@@ -21,7 +21,13 @@ LINES = 400
 BODY = 50
 
 DOORS = {  # who may import a third-party package; a prefix of the module's name
-    "PIL": ("jobs.inputs.images", "jobs.preview", "jobs.demo", "jobs.scene"),
+    "PIL": (
+        "jobs.inputs.images",
+        "jobs.inputs.truth_images",
+        "jobs.preview",
+        "jobs.demo",
+        "jobs.scene",
+    ),
     "botocore": ("jobs.s3",),
     "click": ("jobs.cli", "jobs.demo"),
     "fsspec": ("jobs.storage",),
@@ -34,8 +40,10 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
         "jobs.conclude",
         "jobs.outputs.levels",
         "jobs.inputs.indexes",
+        "jobs.inputs.truth_tables",
         "jobs.outputs.masks",
         "jobs.outputs.tables",
+        "jobs.outputs.score_table",
         "jobs.outputs.recount",
         "jobs.outputs.vectors",
     ),
@@ -76,6 +84,8 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
         "jobs.class_choice",
         "jobs.policy",
         "jobs.spec",
+        "jobs.truth",
+        "jobs.setting_kinds",
         "jobs.settings",
         "jobs.ledger",
         "jobs.plan",
@@ -101,9 +111,16 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
         "jobs.conclude",
         "jobs.retry",
         "jobs.catalog",
+        "jobs.evaluation",
     ),
     ("jobs.runner", "jobs.verify", "jobs.clean", "jobs.export"),
-    ("jobs.engine", "jobs.label_job", "jobs.map_job", "jobs.mosaic_job"),
+    (
+        "jobs.engine",
+        "jobs.label_job",
+        "jobs.map_job",
+        "jobs.mosaic_job",
+        "jobs.evaluate_job",
+    ),
     (
         "jobs.commands",
         "jobs.retry_commands",
@@ -122,6 +139,7 @@ LIGHT = (
     "jobs.runner",
     "jobs.worker",
     "jobs.label_job",
+    "jobs.evaluate_job",
 )
 """What the driver imports at once, which must bring neither torch nor Ray."""
 

@@ -30,6 +30,7 @@ from jobs.spec import (
     Tiles,
 )
 from jobs.storage import Access
+from jobs.truth import Truth
 
 RESULT, RUN, NEUTRAL, PARTS = "result", "run", "neutral", "parts"
 """What another value of a field makes of a run: other results; another run, whose
@@ -52,6 +53,7 @@ FIELDS = {
         "product": (PARTS, Product),
         "pick": (PARTS, Pick),
         "reading": (PARTS, Reading),
+        "truth": (PARTS, Truth),
         "aoi": (RESULT, "1,2,3,4"),
     },
     Spec: {
@@ -69,6 +71,7 @@ FIELDS = {
         "product": (PARTS, Product),
         "pick": (PARTS, Pick),
         "reading": (PARTS, Reading),
+        "truth": (PARTS, Truth),
         "area": (RESULT, '{"type":"MultiPolygon","coordinates":[]}'),
         "bundle_location": (NEUTRAL, "/elsewhere"),
     },
@@ -130,6 +133,16 @@ FIELDS = {
         "resolution": (RESULT, 0.5),
         "allow_vrt": (NEUTRAL, ("/data",)),
     },
+    Truth: {
+        "where": (RESULT, "/masks"),
+        "form": (RESULT, "voc"),
+        "suffix": (RESULT, "_L"),
+        "split": (RESULT, "test"),
+        "column": (RESULT, "annotation"),
+        "classes": (RESULT, '{"3":0}'),
+        "ignore": (RESULT, (11,)),
+        "tolerance": (RESULT, 3.0),
+    },
 }
 """Every field of what is asked for, and of what a run is."""
 
@@ -185,6 +198,7 @@ def make_run(make_bundle, tmp_path):
                 product=change(Product()),
                 pick=change(Pick()),
                 reading=change(Reading()),
+                truth=change(Truth()),
             )
         )
         # Where there is no cluster, the device is the one that was asked for.
