@@ -120,7 +120,7 @@ def _check_deep(store: Store, run: str, found: bytes, tell: Tell) -> None:
         if found != write_evaluation(expected):
             got = _differing(expected, json.loads(found))
             tell("wrong_count", EVALUATION, "what its scores add up to", got)
-        if store.read(join(run, FIGURE)) != draw_evaluation(expected).encode():
+        elif store.read(join(run, FIGURE)) != draw_evaluation(expected).encode():
             tell("replaced", FIGURE, f"a figure of {EVALUATION}", "another")
         try:
             rows = list_rows(store.read(join(run, IMAGES)))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jobs.inputs.frames import Empty
 
 FORMATS: Final = ("PNG", "TIFF", "BMP", "GIF", "JPEG")
-"""What masks may be; JPEG is known to be refused, with the reason."""
+"""What masks may be; the last two are known to be refused, with the reason."""
 
 # Imported by name, so that Pillow need not load all its decoders to find one.
 _PLUGINS: Final = (
@@ -104,6 +104,10 @@ def _check(image: Image.Image, max_pixels: int) -> None:
     if image.format == "JPEG":
         raise ItemError(
             "unsupported", "JPEG changes the ids and colours of a mask; give PNG or TIFF"
+        )
+    if image.format == "GIF":
+        raise ItemError(
+            "unsupported", "GIF is written with its ids in another order; give PNG or TIFF"
         )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jobs.truth import Form
     from jobs.truth_map import ClassMap
 
-MASK_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp", ".gif")
+MASK_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp")
 """Of masks, in the order in which they are looked for."""
 
 _VOC_MASKS: Final = "SegmentationClass"

@@ -1,4 +1,3 @@
-import contextlib
 import importlib
 
 import numpy as np
@@ -106,21 +105,8 @@ def masks(draw):
     return classes, truth, np.where(agree, truth, mask)
 
 
-@contextlib.contextmanager
-def double_precision():
-    """Let torchmetrics, which divides whole numbers as float32, do so as float64."""
-    before = torch.get_default_dtype()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
-
-
-@given(masks())
-def test_equals_torchmetrics(made):
+@given(made=masks())
+def test_equals_torchmetrics(double_precision, made):
     classes, truth, mask = made
     confusion = Confusion(classes)
     confusion.add(truth, mask)
