@@ -102,7 +102,7 @@ class References:
                 self._kept.add(name)
             else:
                 (self._named if name in given else self._refused).add(name)
-        if one.job == "label":
+        if not one.has_rasters:
             return
         for raster in rasters.add(shard, record, names[0]):
             self._take_raster(raster)

@@ -85,6 +85,34 @@ def map_command(source: str, run: str, **_: object) -> int:
 
 
 @cli.command()
+@click.argument("source")
+@click.argument("run")
+@with_options(
+    _bundle,
+    setting("truth"),
+    setting("truth_format"),
+    _limit,
+    _where,
+    with_store,
+    with_json,
+)
+def evaluate(source: str, run: str, *, as_json: bool, **_: object) -> int:
+    """Hold masks of SOURCE against --truth; counts and measures go to RUN."""
+    from jobs.commands import start
+    from jobs.evaluation import FIGURE, read_evaluation
+    from jobs.evaluation_text import describe_evaluation
+    from jobs.progress import ProgressLine
+    from jobs.storage import open_store
+
+    request = make_request("evaluate", source, run, read_settings("evaluate"))
+    summary = start(request, ProgressLine())
+    found = read_evaluation(open_store(request.access), summary["run"])
+    click.echo(describe_evaluation(found), err=as_json)
+    click.echo(f"figure: {summary['run']}/{FIGURE}", err=True)
+    return _end(summary, run, json.dumps(found) if as_json else None)
+
+
+@cli.command()
 @click.argument("run")
 @click.option(
     "--code",
@@ -108,7 +136,7 @@ def retry(run: str, codes: tuple[str, ...], **_: object) -> int:
 
 
 @cli.command()
-@click.argument("job", type=click.Choice(["label", "map"]))
+@click.argument("job", type=click.Choice(["label", "map", "evaluate"]))
 @click.argument("source")
 @with_options(_bundle, _aoi, _mosaic, _limit, _skip, with_store)
 @click.option("--show-config", is_flag=True, help="Print the job file of this instead.")
@@ -202,15 +230,17 @@ def _start(job: JobName, source: str, run: str) -> int:
     return _end(start(request, ProgressLine()), run)
 
 
-def _end(summary: dict[str, Any], run: str) -> int:
-    """Say where the results are and what to do next."""
+_RESULTS = {"label": "masks", "map": "rasters", "evaluate": "evaluation.json"}
+
+
+def _end(summary: dict[str, Any], run: str, shown: str | None = None) -> int:
+    """Say where the results are, or show them, and what to do next."""
     from jobs.rates import describe_rates
 
     for line in describe_rates(summary):
         click.echo(" ".join(line.split()), err=True)
     dead = summary["dead_letters"]
-    where = "masks" if summary["job"] == "label" else "rasters"
-    click.echo(f"{summary['run']}/{where}")
+    click.echo(shown or f"{summary['run']}/{_RESULTS[summary['job']]}")
     if dead:
         click.echo(f"{dead} dead letters: {summary['run']}/dead_letter.parquet", err=True)
         click.echo(f"try them again: atrous retry {run}", err=True)

@@ -7,7 +7,7 @@ import itertools
 import math
 import signal
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cluster.outcomes import ClusterLostError, NoCapacityError, WorkerBugError
@@ -17,9 +17,11 @@ from jobs.bundle_file import DEMO_BUNDLE, load_bundle
 from jobs.class_choice import choose_classes
 from jobs.engine import Place, open_engine
 from jobs.errors import BugError, InputError, ItemError, UnfinishedError
+from jobs.evaluate_job import EvaluateJob, choose_evaluation
 from jobs.folder import check_free
 from jobs.inputs.geojson import MAX_FILE, is_box, parse_box, parse_geojson
 from jobs.inputs.parts import read_size
+from jobs.inputs.truth_request import complete_truth
 from jobs.label_job import LabelJob
 from jobs.map_job import MapJob
 from jobs.mask_choice import Masks
@@ -42,6 +44,7 @@ from jobs.spec import (
     Tiles,
 )
 from jobs.storage import Access, open_store, resolve
+from jobs.truth import Truth
 from jobs.windows import amplification, check_block, count_blocks
 
 if TYPE_CHECKING:
@@ -52,7 +55,11 @@ if TYPE_CHECKING:
     from jobs.runner import Engine, Progress
     from jobs.shards import Shard
 
-JOBS: Final[dict[JobName, Callable[..., Job]]] = {"label": LabelJob, "map": MapJob}
+JOBS: Final[dict[JobName, Callable[..., Job]]] = {
+    "label": LabelJob,
+    "map": MapJob,
+    "evaluate": EvaluateJob,
+}
 
 _HEADER_READERS: Final = 16
 _COUNTED: Final = (
@@ -89,6 +96,7 @@ class Request:
     pick: Pick = field(default_factory=Pick)
     reading: Reading = field(default_factory=Reading)
     masks: Masks = field(default_factory=Masks)
+    truth: Truth = field(default_factory=Truth)
     aoi: str | None = None
     """Bounds, or the location of a GeoJSON file."""
 
@@ -110,6 +118,7 @@ def start(request: Request, progress: Progress) -> dict[str, Any]:
     request.masks.floors(bundle)
     store = open_store(request.access)
     store.require(locate_source(request))
+    request = replace(request, truth=_complete_truth(request, bundle))
     check_free(store, resolve(request.run))
     with open_engine(request.place) as (engine, device):
         spec = make_spec(request, bundle, make_compute(request, device))
@@ -124,6 +133,8 @@ def start_on(engine: Engine, spec: Spec, data: bytes, progress: Progress) -> dic
 
 def choose_job(spec: Spec) -> Callable[..., Job]:
     """The job's class."""
+    if spec.job == "evaluate":
+        return choose_evaluation(spec)
     return JOBS[spec.job] if spec.product.mosaic is None else MosaicJob
 
 
@@ -167,6 +178,7 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
         pick=request.pick,
         reading=request.reading,
         masks=request.masks,
+        truth=_complete_truth(request, bundle),
         area=_read_area(request.aoi, request.access),
         skip_done_in=request.skip_done_in and resolve(request.skip_done_in),
         bundle_location=named if named == DEMO_BUNDLE else resolve(named),
@@ -176,6 +188,14 @@ def make_spec(request: Request, bundle: Bundle, compute: Compute) -> Spec:
 def locate_source(request: Request) -> str:
     """The absolute location of what a user asked for."""
     return resolve(request.source, allow_http=request.access.allow_http)
+
+
+def _complete_truth(request: Request, bundle: Bundle) -> Truth:
+    """The truth of an evaluation, in full; nothing is done where it is so already."""
+    if request.job != "evaluate":
+        return request.truth
+    store = open_store(request.access)
+    return complete_truth(store, request.truth, bundle, locate_source(request))
 
 
 def _read_area(aoi: str | None, access: Access) -> str:
@@ -215,7 +235,7 @@ def preview_plan(request: Request) -> dict[str, Any]:
         found["skipped"] = skipped
 
     decoded = decoded_of = 0
-    plan = JOBS[spec.job](spec=spec).watch(tell).plan()
+    plan = choose_job(spec)(spec=spec).watch(tell).plan()
     for _, group in itertools.groupby(plan, key=lambda shard: shard.items):
         parts = list(group)
         found["shards"] += len(parts)

@@ -26,6 +26,7 @@ from jobs.settings import (
     parse_setting,
     read_setting,
 )
+from jobs.truth_settings import TRUTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from jobs.policy import Policy
     from jobs.spec import JobName, Limits, Reading
     from jobs.storage import Access
+    from jobs.truth import Truth
 
 _LONGEST_FILE: Final = 2**15
 """Bytes of a job file; there are two dozen settings."""
@@ -170,6 +172,7 @@ def make_request(
         pick=Pick(column=settings["source_column"], asset=settings["asset"]),
         reading=make_reading(settings),
         masks=Masks(**{name: settings[name] for name in MASKS if name in settings}),
+        truth=make_truth(settings),
         aoi=settings.get("aoi"),
         skip_done_in=settings.get("skip_done_in"),
     )
@@ -187,6 +190,22 @@ def make_views(settings: Mapping[str, Any]) -> Views:
         return Views(**{name: settings[name] for name in VIEWS})
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def make_truth(settings: Mapping[str, Any]) -> Truth:
+    """What masks are held against, as asked for; the location is absolute.
+
+    Raises:
+        InputError: The tolerance is out of its range.
+    """
+    from jobs.access import resolve
+    from jobs.truth import Truth
+
+    given = {TRUTH[name]: settings.get(name) for name in TRUTH}
+    found = {name: value for name, value in given.items() if value is not None}
+    if "where" in found:
+        found["where"] = resolve(found["where"])
+    return Truth(**found)
 
 
 def make_access(settings: Mapping[str, Any]) -> Access:

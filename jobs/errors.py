@@ -35,6 +35,8 @@ CODES: Final = {
     "crashed_decoder": "the decoder's process died of it",
     "out_of_memory": "it did not fit in memory, even alone",
     "crashed": "replicas died of it",
+    "no_truth": "an evaluation finds no truth for it",
+    "wrong_truth": "its truth has another size or place, or what is no class",
 }
 """Why an item is a dead letter; the names are stable."""
 

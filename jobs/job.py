@@ -53,6 +53,20 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrueMask:
+    """What is known to be seen on an image, to judge a result by."""
+
+    ids: NDArray[np.uint8]
+    """(H, W) of the result: class ids of the bundle, 254 where that is not known."""
+
+    uri: str
+    """Where it was read."""
+
+    etag: str
+    """What the object was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """An image, or a part of a raster, ready for the network."""
 
@@ -81,6 +95,9 @@ class Image:
     decoded: Decoded | None = None
     """How long that took; None where it cannot be told from fetching."""
 
+    truth: TrueMask | None = None
+    """Where a job judges results; it travels with the pixels."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -92,6 +109,9 @@ class Result:
     """As in ``Image``."""
 
     origin: Origin | None = None
+    """As in ``Image``."""
+
+    truth: TrueMask | None = None
     """As in ``Image``."""
 
 

@@ -308,7 +308,7 @@ class MapJob(Job):
         if not self.spec.area:
             return None
         # Only the first block's plan says where the raster lies.
-        grid = block.grid or _find_grid(self._inspect_unchanged, item)
+        grid = block.grid or find_grid(self._inspect_unchanged, item)
         placed = place_area(self.spec.area, grid, block.height, block.width)
         return placed.cover(block.core)
 
@@ -386,7 +386,8 @@ class MapJob(Job):
 
 
 @functools.lru_cache(maxsize=64)
-def _find_grid(inspect: Callable[[Item], RasterInfo | Refusal], item: Item) -> str:
+def find_grid(inspect: Callable[[Item], RasterInfo | Refusal], item: Item) -> str:
+    """Where a raster lies, by its header; an ItemError where it cannot be read."""
     header = inspect(item)
     if isinstance(header, Refusal):
         raise ItemError(header.code, header.message)

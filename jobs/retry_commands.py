@@ -33,6 +33,7 @@ from jobs.spec import (
     write_area,
 )
 from jobs.storage import Access, open_store, resolve
+from jobs.truth import Truth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,6 +148,7 @@ def _make_spec(request: RetryRequest, held: dict[str, Any], bundle: Bundle) -> S
             policy=request.policy,
             limits=request.limits,
             reading=Reading.parse({**identity, "allow_vrt": request.allow_vrt}),
+            truth=Truth.parse(identity.get("truth")),
             area=write_area(held.get("area")),
             skip_done_in=identity.get("skip_done_in"),
             bundle_location=held.get("bundle_location", ""),

@@ -8,56 +8,25 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from deeplab.tiles import BLENDS
 from jobs.errors import InputError
 from jobs.mask_choice import MASK_ENCODINGS
 from jobs.policy import REACTIONS, STAGES
+from jobs.setting_kinds import TEXT, Kind, Setting
+from jobs.setting_kinds import choice as _choice
+from jobs.setting_kinds import exactly as _exactly
+from jobs.setting_kinds import parse_list as _parse_list
+from jobs.setting_kinds import read_list as _read_list
+from jobs.setting_kinds import read_number as _read_number
 from jobs.sizes import KEEP, MASK_SIZES, RESIZES, parse_resize
 from jobs.spec import MOSAICS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from jobs.truth_settings import TRUTH, TRUTH_SETTINGS
 
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _TIME: Final = re.compile(r"(\d+(?:\.\d+)?) ?([smhd]?)")
 _PERCENT: Final = re.compile(r"\d+(?:\.\d+)?%")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """What a setting may be."""
-
-    allowed: str
-    """For people: what stands after "must be"."""
-
-    parse: Callable[[str], Any]
-    """Read text, as it stands behind a flag; ValueError or KeyError if it is wrong."""
-
-    read: Callable[[Any], Any]
-    """Read a value of a job file; one of several errors if it is wrong."""
-
-    choices: tuple[str, ...] = ()
-    """All there is to choose from."""
-
-
-def _exactly(kind: type) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:  # noqa: ANN401 - any value of a file
-        if type(value) is not kind:  # true is an int as well
-            raise TypeError
-        return value
-
-    return read
-
-
-def _choice(*names: str) -> Kind:
-    def parse(text: str) -> str:
-        return names[names.index(text)]
-
-    allowed = f"{', '.join(names[:-1])} or {names[-1]}"
-    return Kind(allowed=allowed, parse=parse, read=parse, choices=names)
 
 
 def _parse_seconds(text: str) -> float:
@@ -98,28 +67,6 @@ def _read_reactions(value: Any) -> tuple[str, ...]:  # noqa: ANN401
     return tuple(f"{stage}={reaction}" for stage, reaction in found.items())
 
 
-def _parse_list(kind: type) -> Callable[[str], tuple[Any, ...]]:
-    def parse(text: str) -> tuple[Any, ...]:
-        return tuple(kind(part.strip()) for part in text.split(","))
-
-    return parse
-
-
-def _read_list(*kinds: type) -> Callable[[Any], tuple[Any, ...]]:
-    """Read a list, or text with commas, of values that have one of these types."""
-
-    def read(value: Any) -> tuple[Any, ...]:  # noqa: ANN401
-        if isinstance(value, str):
-            return _parse_list(kinds[0])(value)
-        if not isinstance(value, list | tuple) or any(
-            type(one) not in kinds for one in value
-        ):
-            raise TypeError
-        return tuple(kinds[0](one) for one in value)
-
-    return read
-
-
 def _read_floors(value: Any) -> tuple[str, ...]:  # noqa: ANN401
     is_alone = type(value) in {int, float}
     return _read_list(str, int, float)([value] if is_alone else value)
@@ -135,19 +82,12 @@ def _read_range(value: Any) -> tuple[float, float]:  # noqa: ANN401
     return low, high
 
 
-def _read_number(value: Any) -> float:  # noqa: ANN401
-    if type(value) not in {int, float}:
-        raise TypeError
-    return float(value)
-
-
 FLAG: Final = Kind(
     allowed="true or false",
     parse=lambda text: {"true": True, "false": False}[text],
     read=_exactly(bool),
 )
 WHOLE: Final = Kind(allowed="a whole number", parse=int, read=_exactly(int))
-TEXT: Final = Kind(allowed="text", parse=str, read=_exactly(str))
 NUMBER: Final = Kind(allowed="a number", parse=float, read=_read_number)
 BANDS: Final = Kind(
     allowed="band numbers such as 4,3,2", parse=_parse_list(int), read=_read_list(int)
@@ -195,18 +135,6 @@ SCALES: Final = Kind(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One thing that can be set."""
-
-    kind: Kind
-    about: str
-    """What it means, in a line."""
-
-    default: Any = None
-    """As ``read`` gives it; None where there is none."""
-
-
 SETTINGS: Final = {
     "bundle": Setting(kind=TEXT, about="Bundle file, local or s3://, or 'demo' for ours."),
     "limit": Setting(kind=WHOLE, about="Take the first N items only."),
@@ -232,6 +160,7 @@ SETTINGS: Final = {
         about="Area to map, the rest is nodata: west,south,east,north or a GeoJSON file, "
         "in WGS84.",
     ),
+    **TRUTH_SETTINGS,
     "shard_items": Setting(
         kind=WHOLE, default=64, about="Most images, or small rasters, in a shard."
     ),
@@ -406,6 +335,18 @@ COMMANDS: Final = {
         *_SHARED,
     ),
     "map": (*_SOURCE, "aoi", *_CUT, *READING, *PRODUCT, *_SEEN, *_COMPUTE, *_SHARED),
+    "evaluate": (
+        *_SOURCE,
+        *TRUTH,
+        "allow_http",
+        *_CUT,
+        "resize",
+        "max_bytes",
+        *READING,
+        *_SEEN,
+        *_COMPUTE,
+        *_SHARED,
+    ),
     "retry": ("bundle", "allow_vrt", "allow_http", *_SHARED, "max_bytes"),
 }
 """What each command lets one set; any other takes ``ACCESS`` alone."""

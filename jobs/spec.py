@@ -21,6 +21,7 @@ from jobs.errors import InputError, ItemError
 from jobs.mask_choice import Masks
 from jobs.policy import Policy
 from jobs.sizes import Sizes
+from jobs.truth import Truth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,7 @@ RESULT_VERSION: Final = 3
 BATCH: Final = {"cpu": 1, "cuda": 16}
 """Tiles in one forward pass; on a CPU one is fastest."""
 
-JobName = Literal["label", "map"]
+JobName = Literal["label", "map", "evaluate"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 Compression = Literal["zstd", "deflate"]
@@ -255,6 +256,7 @@ class Spec:
     pick: Pick = field(default_factory=Pick)
     reading: Reading = field(default_factory=Reading)
     masks: Masks = field(default_factory=Masks)
+    truth: Truth = field(default_factory=Truth)
     area: str = ""
     """GeoJSON of the area that a map is limited to; empty for all."""
 
@@ -323,6 +325,7 @@ class Spec:
             **self.reading.results(),
             "mask_encoding": self.masks.mask_encoding,
             "min_confidence": list(self.floors) or None,
+            "truth": self.truth.results(),
             "area": _digest_of_text(self.area) if self.area else None,
             "torch": version("torch").split("+")[0],
             "result_version": RESULT_VERSION,

@@ -34,6 +34,7 @@ from jobs.verify_proof import Manifest, check_success, check_views
 from jobs.verify_rasters import Rasters
 from jobs.verify_record import check_record, later_name, output_names
 from jobs.verify_report import NOT_FINISHED, Report
+from jobs.verify_scores import check_evaluation, inspect_scores
 from jobs.verify_wholes import Wholes
 
 if TYPE_CHECKING:
@@ -146,10 +147,13 @@ class _Check:
     def _check_sums(self, passes: list[Pass]) -> None:
         first, letters = passes[0], self._letters
         done = self._tally.counts["items_done"]
-        if first.job == "label" and done + letters.tally.dead != first.totals.items:
+        of_images = not first.totals.pixels
+        if of_images and done + letters.tally.dead != first.totals.items:
             got = f"{done} done and {letters.tally.dead} dead letters"
             self._tell("wrong_count", "ledger", f"{first.totals.items} items", got)
         check_views(self._store, passes, self._tally, letters, self._tell)
+        if first.job == "evaluate":
+            check_evaluation(self._store, first, self._tell, deep=self._report.deep)
 
     def _pass(self, one: Pass) -> Iterator[Look]:
         store, tell, report = self._store, self._tell, self._report
@@ -199,7 +203,7 @@ class _Check:
         self._tally.add(record)
         self._due.add(shard, record.dead_letters)
         self._take_letters(one, record)
-        if one.job == "label" or shard.is_whole:
+        if not one.has_rasters or shard.is_whole:
             for output in record.outputs:
                 manifest.expect(output)
 
@@ -218,16 +222,25 @@ class _Check:
         record, names = None if held is None else held.record, output_names(shard, one)
         if self._unfinished or record is None:
             self._find_planned(one, shard, names)
-        if one.job != "label":
+        if one.has_rasters:
             for raster in self._rasters.add(shard, record, names[0]):
                 yield from self._raster(one, raster)
-        if record is not None and shard.is_whole:
+        if record is not None:
+            yield from self._made(one, shard, record)
+
+    def _made(self, one: Pass, shard: Shard, record: Record) -> Iterator[Look]:
+        """Look at what a shard finished by itself."""
+        if one.job == "label":
+            yield from self._masks(one, shard, record)
+        elif one.job == "evaluate":
+            scores = functools.partial(inspect_scores, shard, record, one)
+            for output in record.outputs:
+                yield from self._outputs.look(output, scores)
+        elif shard.is_whole:
             wholes = Wholes(shard, record, one)
             for output in record.outputs:
                 inspect = functools.partial(wholes.inspect, output.name)
                 yield from self._outputs.look(output, inspect)
-        elif record is not None and one.job == "label":
-            yield from self._masks(one, shard, record)
 
     def _find_planned(self, one: Pass, shard: Shard, names: tuple[str, ...]) -> None:
         """What an attempt may have written is not unnamed."""

@@ -48,7 +48,7 @@ class Pass:
     """What stands before a name below the run folder: empty, or ``retries/001/``."""
 
     job: str
-    """``label`` or ``map``."""
+    """``label``, ``map`` or ``evaluate``."""
 
     fingerprint: str
     identity: dict[str, Any]
@@ -62,6 +62,11 @@ class Pass:
 
     has_manifest: bool
     has_success: bool
+
+    @property
+    def has_rasters(self) -> bool:
+        """Whether shards are put together, or written, as rasters."""
+        return self.job == "map"
 
     @property
     def complete(self) -> bool:

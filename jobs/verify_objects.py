@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from jobs.storage import Object, Store
 
-FOLDERS: Final = ("masks", "pieces", "rasters", "confidence", "probabilities")
+FOLDERS: Final = ("masks", "pieces", "rasters", "confidence", "probabilities", "scores")
 """Where a run keeps its outputs."""
 
 

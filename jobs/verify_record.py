@@ -47,9 +47,11 @@ _LEFT_OUT = (
 
 def output_names(shard: Shard, one: Pass) -> tuple[str, ...]:
     """What a shard's outputs are called, whoever writes them; of masks the first one."""
+    key = shard.output_key(one.fingerprint)
+    if one.job == "evaluate":
+        return (f"scores/part-{key}.json",)
     if shard.is_whole:
         return tuple(name for item in shard.items for name in names_of(item))
-    key = shard.output_key(one.fingerprint)
     return (mask_name(key, 0) if one.job == "label" else f"pieces/{key}.tif",)
 
 
@@ -60,13 +62,13 @@ def later_name(shard: Shard, one: Pass, number: int) -> str:
 
 def _outputs(shard: Shard, record: Record, one: Pass) -> list[list[str]]:
     """What a record's outputs may be called; rasters with probabilities or without."""
-    if not shard.is_whole:
+    if not (shard.is_whole and one.has_rasters):
         first = [*output_names(shard, one)]
         if one.job == "label":
             # How many files there are is told by their size; each holds an item at least.
             more = range(1, min(len(record.outputs), len(shard.items)))
             return [[*first, *(later_name(shard, one, number) for number in more)]]
-        return [first if record.pixels_done else []]
+        return [first if record.pixels_done or not one.has_rasters else []]
     made = [names_of(item) for item in done_items(shard, record)]
     return [
         [

@@ -240,7 +240,11 @@ def _to_result(image: Image, found: Segmentation) -> Result:
         if found.probabilities is not None:
             found.probabilities[:, ~image.wanted] = 0
     return Result(
-        item=image.item, segmentation=found, place=image.place, origin=image.origin
+        item=image.item,
+        segmentation=found,
+        place=image.place,
+        origin=image.origin,
+        truth=image.truth,
     )
 
 

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a real S3 server on loopback."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -82,6 +83,25 @@ def bucket(s3_client):
     name = f"b-{uuid.uuid4().hex}"
     s3_client.create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture(scope="session")
+def double_precision():
+    """Let torchmetrics, which divides whole numbers as float32, do so as float64."""
+    import torch
+
+    @contextlib.contextmanager
+    def context():
+        before = torch.get_default_dtype()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+            torch.set_default_dtype(torch.float64)
+            try:
+                yield
+            finally:
+                torch.set_default_dtype(before)
+
+    return context
 
 
 class FaultProxy:

@@ -24,6 +24,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
     "PIL": (
         "jobs.inputs.images",
         "jobs.inputs.resizing",
+        "jobs.inputs.truth_images",
         "jobs.preview",
         "jobs.demo",
         "jobs.scene",
@@ -42,8 +43,10 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
         "jobs.outputs.levels",
         "jobs.inputs.indexes",
         "jobs.inputs.tables",
+        "jobs.inputs.truth_tables",
         "jobs.outputs.masks",
         "jobs.outputs.tables",
+        "jobs.outputs.score_table",
         "jobs.outputs.recount",
         "jobs.outputs.vectors",
     ),
@@ -88,6 +91,8 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
         "jobs.sizes",
         "jobs.rates",
         "jobs.spec",
+        "jobs.truth",
+        "jobs.setting_kinds",
         "jobs.settings",
         "jobs.ledger",
         "jobs.plan",
@@ -116,9 +121,16 @@ FLOORS = (  # from the ground up: a module imports its own floor and those below
         "jobs.retry",
         "jobs.skipping",
         "jobs.catalog",
+        "jobs.evaluation",
     ),
     ("jobs.runner", "jobs.verify", "jobs.clean", "jobs.export"),
-    ("jobs.engine", "jobs.label_job", "jobs.map_job", "jobs.mosaic_job"),
+    (
+        "jobs.engine",
+        "jobs.label_job",
+        "jobs.map_job",
+        "jobs.mosaic_job",
+        "jobs.evaluate_job",
+    ),
     (
         "jobs.commands",
         "jobs.retry_commands",
@@ -137,6 +149,7 @@ LIGHT = (
     "jobs.runner",
     "jobs.worker",
     "jobs.label_job",
+    "jobs.evaluate_job",
 )
 """What the driver imports at once, which must bring neither torch nor Ray."""
 

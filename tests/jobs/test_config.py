@@ -47,9 +47,10 @@ from jobs.settings import (
 )
 from jobs.spec import Limits
 from jobs.storage import Access
+from jobs.truth_settings import DISTANCE, NUMBERS
 
 README = Path(__file__).parents[2].joinpath("README.md").read_text()
-JOBS = ("label", "map")
+JOBS = ("label", "map", "evaluate")
 OUTPUT = {"config", "as_json", "show_config"}
 """Options that say how a command answers, not what it does."""
 
@@ -61,6 +62,14 @@ ANOTHER = {  # a value of each setting that is not its default
     "skip_done_in": "s3://results/before",
     "allow_http": True,
     "aoi": "1,2,3,4",
+    "truth": "/masks",
+    "truth_format": "voc",
+    "truth_suffix": "_L",
+    "truth_split": "test",
+    "truth_column": "annotation",
+    "truth_classes": "3=0,*=ignore",
+    "truth_ignore": (11, 255),
+    "boundary_tolerance": 2.5,
     "shard_items": 7,
     "shard_bytes": 2**20,
     "block": 512,
@@ -156,8 +165,11 @@ def test_defaults_are_those_of_the_objects(command):
     made = make_request(command, "source", "run", settle("bundle=net", command=command))
     plain = Request(job=command, source="source", run="run", bundle="net")
     assert {reaction for _, reaction in made.policy.on_error} == {"dead-letter"}
-    parts = ("cut", "access", "place", "limits", "product", "pick", "tiles", "reading")
-    for name in ("limit", "precision", "aoi", "views", "sizes", *parts):
+    parts = (
+        *("cut", "access", "place", "limits", "product", "pick", "tiles", "reading"),
+        *("views", "sizes", "masks", "truth"),
+    )
+    for name in ("limit", "precision", "aoi", *parts):
         assert getattr(made, name) == getattr(plain, name)
     for name in ("max_dead_letters", "max_dead_percent", "patience_s"):
         assert getattr(made.policy, name) == getattr(plain.policy, name)
@@ -486,6 +498,13 @@ def test_a_path_may_hold_the_sign(tmp_path, monkeypatch):
         ("limit=0", "limit must be at least 1, got 0"),
         ("threads=0", "threads must be at least 1, got 0"),
         ("crs=nowhere", "crs must be a CRS such as EPSG:3857, got 'nowhere'"),
+        ("boundary_tolerance=-1", "boundary_tolerance must be 0 to 1000 px, got -1 px"),
+        ("boundary_tolerance=near", "must be pixels such as 3, or a share of the"),
+        ("boundary_tolerance=101%", "must be 0 to 100%, got 101%"),
+        ("boundary_tolerance=nan", "must be 0 to 1000 px, got nan px"),
+        ("truth_ignore=70000", "truth_ignore must be 0 to 65535, got 70000"),
+        ("truth_ignore=a", "truth_ignore must be whole numbers such as 11,255, got 'a'"),
+        ("truth_format=coco", "must be auto, folder, voc, cityscapes, parquet or raster"),
         ("endpoint_url=host", "must look like https://host[:port], got host"),
     ],
 )
@@ -500,7 +519,7 @@ def _command_of(setting):
     return next(command for command in JOBS if name in COMMANDS[command])
 
 
-@pytest.mark.parametrize("command", ["label", "map"])
+@pytest.mark.parametrize("command", JOBS)
 def test_a_job_needs_a_bundle(run, command):
     assert run(command, "a", "b") == (
         2,
@@ -526,6 +545,10 @@ def test_a_job_needs_a_bundle(run, command):
         ("probabilities", "all", ("all",)),
         ("probabilities", "low vegetation, 3", ("low vegetation", "3")),
         ("allow_vrt", "/a, s3://b/c", ("/a", "s3://b/c")),
+        ("truth_ignore", "11, 255", (11, 255)),
+        ("truth_classes", "3=0,*=ignore", "3=0,*=ignore"),
+        ("boundary_tolerance", "3", 3.0),
+        ("boundary_tolerance", "1.5%", "1.5%"),
         ("patience", "90", 90.0),
         ("patience", "1.5", 1.5),
         ("patience", "90s", 90.0),
@@ -581,6 +604,9 @@ VALUES = {
     RESIZE: st.just("none")
     | st.builds("{}={}".format, st.sampled_from(["long", "short"]), st.integers(1, 16_384)),
     RANGE: st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 2),
+    NUMBERS: st.lists(st.integers()).map(tuple),
+    DISTANCE: st.floats(allow_nan=False, allow_infinity=False)
+    | st.decimals(0, 100, places=3).map("{:f}%".format),
     CLASSES: st.lists(st.text()).map(tuple),
     FLOORS: st.lists(st.text()).map(tuple),
     PLACES: st.lists(st.text()).map(tuple),

@@ -33,6 +33,7 @@ from jobs.spec import (
     Tiles,
 )
 from jobs.storage import Access
+from jobs.truth import Truth
 
 RESULT, RUN, NEUTRAL, PARTS = "result", "run", "neutral", "parts"
 """What another value of a field makes of a run: other results; another run, whose
@@ -58,6 +59,7 @@ FIELDS = {
         "pick": (PARTS, Pick),
         "reading": (PARTS, Reading),
         "masks": (PARTS, Masks),
+        "truth": (PARTS, Truth),
         "aoi": (RESULT, "1,2,3,4"),
         "skip_done_in": (RUN, "/elsewhere"),
     },
@@ -79,6 +81,7 @@ FIELDS = {
         "pick": (PARTS, Pick),
         "reading": (PARTS, Reading),
         "masks": (PARTS, Masks),
+        "truth": (PARTS, Truth),
         "area": (RESULT, '{"type":"MultiPolygon","coordinates":[]}'),
         "bundle_location": (NEUTRAL, "/elsewhere"),
         "skip_done_in": (RUN, "/elsewhere"),
@@ -156,6 +159,16 @@ FIELDS = {
         "resolution": (RESULT, 0.5),
         "allow_vrt": (NEUTRAL, ("/data",)),
     },
+    Truth: {
+        "where": (RESULT, "/masks"),
+        "form": (RESULT, "voc"),
+        "suffix": (RESULT, "_L"),
+        "split": (RESULT, "test"),
+        "column": (RESULT, "annotation"),
+        "classes": (RESULT, '{"3":0}'),
+        "ignore": (RESULT, (11,)),
+        "tolerance": (RESULT, 3.0),
+    },
 }
 """Every field of what is asked for, and of what a run is."""
 
@@ -214,6 +227,7 @@ def make_run(make_bundle, tmp_path):
                 pick=change(Pick()),
                 reading=change(Reading()),
                 masks=change(Masks()),
+                truth=change(Truth()),
             )
         )
         # Where there is no cluster, the device is the one that was asked for.
