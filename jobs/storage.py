@@ -186,6 +186,18 @@ class Store:
         """
         return self._of(uri).read_head(uri, size)
 
+    def read_part(self, uri: str, start: int, size: int) -> bytes:
+        """Some bytes of one object in a bucket, at most ``size``, at least one.
+
+        Raises:
+            ItemError: As in ``read``; ``unsupported`` where the store gives no parts.
+            StoreError: The store does not answer.
+        """
+        status, data = self._buckets.read_range(uri, start, size)
+        if status != _PARTIAL:
+            raise ItemError("unsupported", f"{self._buckets.name} gives no part of {uri}")
+        return data
+
     # Writing
 
     def create(self, uri: str, data: bytes) -> bool:
