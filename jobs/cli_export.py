@@ -204,14 +204,18 @@ def webdataset(*, images: bool, max_shard_bytes: int, **given: Any) -> int:  # n
         help="What says how certain it is.",
     ),
     click.option(
-        "--limit", type=click.IntRange(min=1), metavar="N", help="Most images to list."
+        "--limit",
+        "most",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Most images to list.",
     ),
 )
-def worklist(*, by: Any, limit: int | None, **given: Any) -> int:  # noqa: ANN401
+def worklist(*, by: Any, most: int | None, **given: Any) -> int:  # noqa: ANN401
     """List images of the label RUN for people to label next, the least certain first."""
     from jobs.export_files import export_worklist
 
-    return _tell(export_worklist(_asked(given), by, limit), given)
+    return _tell(export_worklist(_asked(given), by, most), given)
 
 
 def _asked(given: dict[str, Any]) -> MaskExport:

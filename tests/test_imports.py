@@ -21,7 +21,13 @@ LINES = 400
 BODY = 50
 
 DOORS = {  # who may import a third-party package; a prefix of the module's name
-    "PIL": ("jobs.inputs.images", "jobs.preview", "jobs.demo", "jobs.scene"),
+    "PIL": (
+        "jobs.inputs.images",
+        "jobs.preview",
+        "jobs.demo",
+        "jobs.scene",
+        "jobs.outputs.mask_png",
+    ),
     "botocore": ("jobs.s3",),
     "click": ("jobs.cli", "jobs.demo"),
     "fsspec": ("jobs.storage",),
@@ -35,6 +41,10 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
         "jobs.outputs.levels",
         "jobs.inputs.indexes",
         "jobs.outputs.masks",
+        "jobs.outputs.mask_dataset",
+        "jobs.outputs.mask_rows",
+        "jobs.outputs.mask_source",
+        "jobs.outputs.worklist",
         "jobs.outputs.tables",
         "jobs.outputs.recount",
         "jobs.outputs.vectors",

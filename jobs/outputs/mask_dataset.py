@@ -72,7 +72,8 @@ class DatasetWriter:
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row, with the columns of the data set."""
-        size = sum(len(row[name]["bytes"] or b"") for name in ("image", "mask"))
+        pictures = (row[name] or {} for name in ("image", "mask"))
+        size = sum(len(picture.get("bytes") or b"") for picture in pictures)
         if self._rows and self._held + size > min(_GROUP_BYTES, self._most):
             self._flush()
         if self._written and self._written + self._held + size > self._most:

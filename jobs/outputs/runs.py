@@ -12,6 +12,7 @@ that of its ``brush`` converter: a stream of bits over red, green, blue and alph
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -67,7 +68,7 @@ class Runs:
     @property
     def tails(self) -> NDArray[np.int64]:
         """(C,): where the runs of each class end."""
-        return np.append(self.heads[1:], self.values.size)
+        return np.append(self.heads, self.values.size)[1:]
 
     def areas(self) -> NDArray[np.int64]:
         """(C,): pixels of each class that occurs."""
@@ -129,10 +130,10 @@ def encode_coco(runs: Runs) -> list[str]:
     rest[late] -= counts[late - 2]
     letters, lengths = _write_groups(rest)
     stops = np.cumsum(lengths)
-    begins = np.append(0, stops)[heads]
+    bounds = [*np.append(0, stops)[heads], letters.size]
     return [
         letters[begin:end].tobytes().decode("ascii")
-        for begin, end in zip(begins, [*begins[1:], letters.size], strict=True)
+        for begin, end in itertools.pairwise(bounds)
     ]
 
 

@@ -34,6 +34,7 @@ NAMES: Final = ("rank", "uri", "key", "score", "classes", "height", "width")
 """Of what is written."""
 
 _ROWS: Final = 10_000
+_DIGITS: Final = 6
 _MOST_CLASSES: Final = 3
 _CACHE_KIB: Final = 32 * 1024
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -103,7 +104,7 @@ def _fields(row: LabelRow, classes: Sequence[ClassInfo], by: By) -> tuple[Any, .
         _place(row, score, by),
         row.uri,
         row.key,
-        score,
+        None if score is None else round(score, _DIGITS),
         describe_classes(row.fields["class_pixels"], classes),
         row.fields["height"],
         row.fields["width"],
