@@ -31,13 +31,9 @@ _max_shard_bytes = click.option(
     default=512 * _MIB,
     help="Most bytes in a file.",
 )
-_images = click.option(
-    "--images/--no-images", default=True, help="Put the images in too, as they are."
+_no_images = click.option(
+    "--no-images", is_flag=True, help="Leave out the images, but for where they lie."
 )
-
-
-def _form(*names: str, about: str) -> Callable[[Any], Any]:
-    return click.option("--form", type=click.Choice(names), default=names[0], help=about)
 
 
 def _of_masks(out: str, *several: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -116,7 +112,12 @@ def polygons(run: str, out: str, *, as_json: bool, **given: Any) -> int:  # noqa
 @export.command()
 @_of_masks(
     "OUT.json|FOLDER",
-    _form("rle", "polygons", "panoptic", about="panoptic is a folder, with PNGs."),
+    click.option(
+        "--form",
+        type=click.Choice(["rle", "polygons", "panoptic"]),
+        default="rle",
+        help="panoptic is a folder, with PNGs.",
+    ),
 )
 def coco(*, form: Any, **given: Any) -> int:  # noqa: ANN401
     """Write the masks of the label RUN as annotations of COCO.
@@ -162,35 +163,37 @@ def label_studio(*, image_prefix: tuple[str, ...], **given: Any) -> int:  # noqa
 @export.command()
 @_of_masks(
     "FOLDER",
-    _form("palette", "index", about="PNGs in the colours of the classes, or in grey."),
+    click.option(
+        "--index", is_flag=True, help="Write grey PNGs, not in the colours of the classes."
+    ),
 )
-def png(*, form: str, **given: Any) -> int:  # noqa: ANN401
+def png(*, index: bool, **given: Any) -> int:  # noqa: ANN401
     """Write a PNG of class ids for each image of the label RUN, as PASCAL VOC does.
 
     255 is what training leaves out: no data, or too little confidence.
     """
     from jobs.export_folders import export_png
 
-    return _tell(export_png(_asked(given), palette=form == "palette"), given)
+    return _tell(export_png(_asked(given), palette=not index), given)
 
 
 @export.command()
-@_of_masks("FOLDER", _images, _max_shard_bytes)
-def huggingface(*, images: bool, max_shard_bytes: int, **given: Any) -> int:  # noqa: ANN401
+@_of_masks("FOLDER", _no_images, _max_shard_bytes)
+def huggingface(*, no_images: bool, max_shard_bytes: int, **given: Any) -> int:  # noqa: ANN401
     """Write the label RUN as Parquet that Hugging Face datasets loads with its types."""
     from jobs.export_folders import export_dataset
 
-    found = export_dataset(_asked(given), images=images, most=max_shard_bytes)
+    found = export_dataset(_asked(given), images=not no_images, most=max_shard_bytes)
     return _tell(found, given)
 
 
 @export.command()
-@_of_masks("FOLDER", _images, _max_shard_bytes)
-def webdataset(*, images: bool, max_shard_bytes: int, **given: Any) -> int:  # noqa: ANN401
+@_of_masks("FOLDER", _no_images, _max_shard_bytes)
+def webdataset(*, no_images: bool, max_shard_bytes: int, **given: Any) -> int:  # noqa: ANN401
     """Write the label RUN as tars of images, masks and what is known of them."""
     from jobs.export_folders import export_tars
 
-    found = export_tars(_asked(given), images=images, most=max_shard_bytes)
+    found = export_tars(_asked(given), images=not no_images, most=max_shard_bytes)
     return _tell(found, given)
 
 

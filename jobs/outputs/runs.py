@@ -123,11 +123,12 @@ def find_runs(mask: NDArray[np.uint8], *, by_column: bool = False) -> Runs:
 def encode_coco(runs: Runs) -> list[str]:
     """COCO's compressed counts for each class that occurs, of runs by column."""
     counts, heads = _close(_alternate(runs.starts, runs.ends, runs.heads), runs)
-    # How far each count is from the first of its class.
-    index = np.arange(counts.size) - np.repeat(heads, np.diff([*heads, counts.size]))
     rest = counts.copy()
-    late = np.flatnonzero(index > 2)  # noqa: PLR2004 - as maskApi.c has it
-    rest[late] -= counts[late - 2]
+    rest[2:] -= counts[:-2]
+    # The first three of each class stay as they are.
+    firsts = (heads[:, None] + np.arange(3)).ravel()
+    firsts = firsts[firsts < counts.size]
+    rest[firsts] = counts[firsts]
     letters, lengths = _write_groups(rest)
     stops = np.cumsum(lengths)
     bounds = [*np.append(0, stops)[heads], letters.size]

@@ -312,7 +312,8 @@ def test_addresses_that_label_studio_may_not_find_are_told(labelled, export, loc
 @pytest.mark.parametrize("form", ["palette", "index"])
 def test_pngs_hold_class_ids(labelled, export, place, form):
     one = labelled(place)
-    found, told = export("png", one.run, place.at("out"), "--form", form)
+    options = ["--index"] if form == "index" else []
+    found, told = export("png", one.run, place.at("out"), *options)
     names = read_object(place, "out/ImageSets/Segmentation/default.txt").read().decode()
     assert "2 images share a name without suffix" in told
     for key, name in zip(sorted(KEYS), names.splitlines(), strict=True):
