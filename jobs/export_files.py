@@ -10,7 +10,7 @@ from jobs.errors import InputError
 from jobs.export_run import describe_run
 from jobs.export_task import Task, check_file, is_local
 from jobs.outputs.export_names import safe_name
-from jobs.outputs.mask_rows import fit_mask
+from jobs.outputs.label_rows import fit_mask
 
 if TYPE_CHECKING:
     from pathlib import Path

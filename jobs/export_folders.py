@@ -13,20 +13,25 @@ from jobs.export_place import open_folder
 from jobs.export_run import describe_run
 from jobs.export_task import Task
 from jobs.outputs.export_names import Stems, safe_name
+from jobs.outputs.label_rows import MASK, fit_mask
 from jobs.outputs.mask_png import IGNORE, encode_ids, encode_mask, make_palette
-from jobs.outputs.mask_rows import MASK, fit_mask
 from jobs.prefetch import map_ahead
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from numpy.typing import NDArray
 
     from jobs.export_place import Folder
     from jobs.export_task import MaskExport
-    from jobs.outputs.mask_rows import LabelRow
+    from jobs.outputs.label_rows import LabelRow
 
 MASKS: Final = "SegmentationClass"
 """Folder of masks, as PASCAL VOC and CVAT's "Segmentation mask 1.1" call it."""
+
+_FETCHES: Final = 16
+"""Images that are fetched, or rows that are drawn, at once."""
 
 _NAMES: Final = "ImageSets/Segmentation/default.txt"
 """List of the masks there, which these readers go by."""
@@ -151,7 +156,7 @@ def export_dataset(asked: MaskExport, *, images: bool, most: int) -> dict[str, A
 
     with open_folder(task.store, asked.out, overwrite=asked.overwrite) as folder:
         with DatasetWriter(folder.scratch, most=most, done=folder.add_file) as writer:
-            for made in map_ahead(make, task.rows(None), threads=_THREADS):
+            for made in map_ahead(make, task.rows(None, sources=images), threads=_FETCHES):
                 writer.add(made)
         about = {"images": task.run.done, **describe_run(task.run)}
         folder.add("README.md", write_card(task.run.classes, about).encode())
@@ -187,7 +192,9 @@ def export_tars(asked: MaskExport, *, images: bool, most: int) -> dict[str, Any]
 
     with open_folder(task.store, asked.out, overwrite=asked.overwrite) as folder:
         with TarWriter(folder.scratch, most=most, done=folder.add_file) as writer:
-            for key, files in map_ahead(make, task.rows(None), threads=_THREADS):
+            for key, files in map_ahead(
+                make, task.rows(None, sources=images), threads=_FETCHES
+            ):
                 writer.add(_without_dots(stems.find(key)), files)
         folder.add("classes.json", _class_maps(task)["classes.json"].encode())
         return _finish(task, folder, stems)
@@ -227,6 +234,15 @@ def _without_dots(stem: str) -> str:
 def _plain(row: LabelRow) -> dict[str, Any]:
     """The columns of a row but its mask, as JSON has it."""
     fields = {name: value for name, value in row.fields.items() if name != MASK}
-    if isinstance(fields.get("sidecars"), list):
-        fields["sidecars"] = dict(fields["sidecars"])
+    if "sidecars" in fields:
+        fields["sidecars"] = _pairs(fields["sidecars"] or ())
     return fields
+
+
+def _pairs(found: Iterable[Any]) -> dict[str, str]:
+    """A map, or a list of keys and values, as Parquet gives it."""
+    pairs: dict[str, str] = {}
+    for one in found:
+        name, text = one.values() if isinstance(one, dict) else one
+        pairs[name] = text
+    return pairs

@@ -6,14 +6,14 @@ another one had been first is never read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from deeplab.bundle import ClassInfo
 from jobs.errors import InputError, RunError, UnfinishedError
-from jobs.folder import is_finished, list_folders, require_job
+from jobs.folder import is_finished, list_folders, read_shards, require_job
 from jobs.ledger import Ledger
-from jobs.outputs.mask_rows import MaskFile
+from jobs.outputs.label_rows import MaskFile
 from jobs.outputs.mask_source import open_object
 from jobs.storage import join
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from jobs.ledger import Output, Record
-    from jobs.outputs.mask_rows import LabelRow
+    from jobs.outputs.label_rows import LabelRow
+    from jobs.shards import Item, Shard
     from jobs.storage import Store
 
 _MASKS: Final = "masks/"
@@ -56,11 +57,14 @@ class LabelRun:
         )
         return [text] if left else []
 
-    def rows(self, columns: tuple[str, ...] | None = None) -> Iterator[LabelRow]:
+    def rows(
+        self, columns: tuple[str, ...] | None = None, *, sources: bool = False
+    ) -> Iterator[LabelRow]:
         """All rows, in order of shard; then those of each retry.
 
         Args:
             columns: To read; those that a file lacks are left out. None for all.
+            sources: Say of each what was planned.
 
         Raises:
             RunError: A file is not what its record says, or the count of rows is not.
@@ -68,12 +72,13 @@ class LabelRun:
             StoreError: The store does not answer.
         """
         found = 0
-        for record in _read_records(self.store, self.folders):
-            for output in record.outputs:
-                if output.name.startswith(_MASKS):
-                    for row in self._read(output, columns):
-                        found += 1
-                        yield row
+        for folder in self.folders:
+            shards = read_shards(self.store, folder) if sources else iter(())
+            for record in Ledger(self.store, folder).read():
+                planned = _find_items(shards, record) if sources else {}
+                for row in self._read(record, columns):
+                    found += 1
+                    yield replace(row, source=planned.get(row.uri)) if sources else row
         if found != self.done:
             raise RunError(
                 f"{self.run} has {found} rows of masks, its ledger says {self.done}; see "
@@ -87,13 +92,19 @@ class LabelRun:
     def has_column(self, name: str) -> bool:
         """Whether the first file has a column; True of a run without any file."""
         for record in _read_records(self.store, self.folders):
-            for output in record.outputs:
-                if output.name.startswith(_MASKS):
-                    with open_object(self.store, join(self.run, output.name)) as source:
-                        return name in MaskFile(source).columns
+            for output in _find_masks(record):
+                uri = join(self.run, output.name)
+                with open_object(self.store, uri) as source, MaskFile(source) as file:
+                    return name in file.columns
         return True
 
-    def _read(self, output: Output, columns: tuple[str, ...] | None) -> Iterator[LabelRow]:
+    def _read(self, record: Record, columns: tuple[str, ...] | None) -> Iterator[LabelRow]:
+        for output in _find_masks(record):
+            yield from self._read_file(output, columns)
+
+    def _read_file(
+        self, output: Output, columns: tuple[str, ...] | None
+    ) -> Iterator[LabelRow]:
         uri = join(self.run, output.name)
         try:
             with (
@@ -162,6 +173,17 @@ def _read_classes(held: dict[str, Any]) -> tuple[ClassInfo, ...]:
         ClassInfo(name=one["name"], color=tuple(one["color"]))
         for one in held["bundle"]["classes"]
     )
+
+
+def _find_masks(record: Record) -> list[Output]:
+    return [one for one in record.outputs if one.name.startswith(_MASKS)]
+
+
+def _find_items(shards: Iterator[Shard], record: Record) -> dict[str, tuple[Shard, Item]]:
+    """What was planned of a record, by location."""
+    # Both are in order of shard, so one pass over the plan serves them all.
+    shard = next(one for one in shards if one.index == record.shard)
+    return {item.uri: (shard, item) for item in shard.items}
 
 
 def _read_records(store: Store, folders: tuple[str, ...]) -> Iterator[Record]:

@@ -12,13 +12,13 @@ from jobs.errors import InputError, ItemError
 from jobs.export_place import check_free, folder_beside, place_file
 from jobs.export_progress import show_progress
 from jobs.export_run import open_run
-from jobs.outputs.mask_rows import MASK
+from jobs.outputs.label_rows import MASK
 from jobs.storage import S3, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from jobs.outputs.mask_rows import LabelRow
+    from jobs.outputs.label_rows import LabelRow
     from jobs.storage import Access
 
 SHOWN: Final = (
@@ -77,9 +77,16 @@ class Task:
         self._lock = threading.Lock()
         self._missing: Counter[str] = Counter()
 
-    def rows(self, columns: tuple[str, ...] | None = SHOWN) -> Iterator[LabelRow]:
-        """All rows, with a line about them every few seconds."""
-        rows = self.run.rows(columns)
+    def rows(
+        self, columns: tuple[str, ...] | None = SHOWN, *, sources: bool = False
+    ) -> Iterator[LabelRow]:
+        """All rows, with a line about them every few seconds.
+
+        Args:
+            columns: To read; None for all.
+            sources: Say of each what was planned, so that it can be fetched.
+        """
+        rows = self.run.rows(columns, sources=sources)
         for row in show_progress(rows, self.run.done, f"export {self._what}"):
             self._resized += row.mask.size > 0 and row.mask.shape != row.size
             yield row
@@ -92,8 +99,11 @@ class Task:
         Raises:
             StoreError: The store does not answer.
         """
+        if row.source is None:
+            return None
+        _, item = row.source
         try:
-            return self.store.read(row.uri, etag=row.fields.get("etag") or None)
+            return self.store.read(item.uri, etag=item.etag)
         except ItemError as error:
             with self._lock:
                 self._missing[error.code] += 1

@@ -186,7 +186,7 @@ class Store:
         """
         return self._of(uri).read_head(uri, size)
 
-    def read_part(self, uri: str, start: int, size: int) -> bytes:
+    def read_part(self, uri: str, start: int, size: int, *, etag: str | None) -> bytes:
         """Some bytes of one object in a bucket, at most ``size``, at least one.
 
         Raises:
@@ -196,6 +196,8 @@ class Store:
         status, data = self._buckets.read_range(uri, start, size)
         if status != _PARTIAL:
             raise ItemError("unsupported", f"{self._buckets.name} gives no part of {uri}")
+        if etag is not None and self.stat(uri).etag != etag:
+            raise changed(uri)
         return data
 
     # Writing

@@ -42,7 +42,7 @@ DOORS = {  # who may import a third-party package; a prefix of the module's name
         "jobs.inputs.indexes",
         "jobs.outputs.masks",
         "jobs.outputs.mask_dataset",
-        "jobs.outputs.mask_rows",
+        "jobs.outputs.label_rows",
         "jobs.outputs.mask_source",
         "jobs.outputs.worklist",
         "jobs.outputs.tables",

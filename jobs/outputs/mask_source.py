@@ -15,7 +15,7 @@ from jobs.storage import S3
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jobs.storage import Store
+    from jobs.storage import Object, Store
 
 
 @contextlib.contextmanager
@@ -34,23 +34,25 @@ def open_object(
         RunError: It has another size.
         StoreError: The store does not answer.
     """
-    held = store.stat(uri).size
-    if size is not None and held != size:
-        raise RunError(f"{uri} has {held} bytes, its record says {size}; see atrous verify")
+    held = store.stat(uri)
+    if size is not None and held.size != size:
+        raise RunError(
+            f"{uri} has {held.size} bytes, its record says {size}; see atrous verify"
+        )
     if not uri.startswith(S3):
         yield Path(uri)
         return
-    with pa.PythonFile(_Parts(store, uri, held), mode="r") as file:
+    with pa.PythonFile(_Parts(store, held), mode="r") as file:
         yield file
 
 
 class _Parts(io.RawIOBase):
     """An object of a bucket, each read a request of its own."""
 
-    def __init__(self, store: Store, uri: str, size: int) -> None:
+    def __init__(self, store: Store, held: Object) -> None:
         super().__init__()
-        self._store, self._uri, self._size = store, uri, size
-        self._place = 0
+        self._store, self._held = store, held
+        self._size, self._place = held.size, 0
 
     def readable(self) -> bool:
         return True
@@ -71,6 +73,7 @@ class _Parts(io.RawIOBase):
         wanted = left if size < 0 else min(size, left)
         if not wanted:
             return b""
-        data = self._store.read_part(self._uri, self._place, wanted)
+        held = self._held
+        data = self._store.read_part(held.uri, self._place, wanted, etag=held.etag)
         self._place += len(data)
         return data

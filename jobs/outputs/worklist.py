@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deeplab.bundle import ClassInfo
-    from jobs.outputs.mask_rows import LabelRow
+    from jobs.outputs.label_rows import LabelRow
 
 By = Literal["mean_confidence", "mean_entropy", "uncertain_share"]
 

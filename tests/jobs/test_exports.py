@@ -309,8 +309,16 @@ def test_addresses_that_label_studio_may_not_find_are_told(labelled, export, loc
 # PNG
 
 
-@pytest.mark.parametrize("form", ["palette", "index"])
-def test_pngs_hold_class_ids(labelled, export, place, form):
+@pytest.mark.parametrize(
+    ("form", "where"),
+    [
+        ("palette", "local"),
+        ("index", "local"),
+        pytest.param("palette", "remote", marks=pytest.mark.s3),
+    ],
+)
+def test_pngs_hold_class_ids(labelled, export, request, form, where):
+    place = request.getfixturevalue(where)
     one = labelled(place)
     options = ["--index"] if form == "index" else []
     found, told = export("png", one.run, place.at("out"), *options)
@@ -404,9 +412,11 @@ def test_webdataset_reads_samples(labelled, export, local, tmp_path):
 
     one = labelled(local)
     (tmp_path / "images" / "f g.png").unlink()
+    (tmp_path / "images" / "h.png").write_bytes(b"another image")
     options = ("--max-shard-bytes", "9000")
     found, told = export("webdataset", one.run, tmp_path / "out", *options)
     assert "1 images could not be read (not_found)" in told
+    assert "1 images could not be read (input_changed)" in told
     tars = sorted(str(path) for path in (tmp_path / "out").glob("*.tar"))
     assert len(tars) == found["files"] - 1
     assert len(tars) > 1
@@ -420,7 +430,7 @@ def test_webdataset_reads_samples(labelled, export, local, tmp_path):
         with Image.open(io.BytesIO(sample["mask.png"])) as png:
             np.testing.assert_array_equal(np.asarray(png), expected(mask))
         suffix = key.rsplit(".", 1)[1]
-        if key == "f g.png":
+        if key in {"f g.png", "h.png"}:
             assert suffix not in sample
         else:
             assert sample[suffix] == (tmp_path / "images" / key).read_bytes()
@@ -517,8 +527,26 @@ def encode(mask):
     return buffer.getvalue()
 
 
-def put_rows(one, rows):
-    """Put rows of another schema in the place of all masks of a run of one shard."""
+def put_rows(one, *files):
+    """Put files of another schema in the place of the masks of a run of one shard."""
+    (name,) = one.names("masks")
+    made = [file_of(rows) for rows in files]
+    names = [name, *(f"{name[:-8]}-{i}.parquet" for i in range(1, len(made)))]
+    for place, data in zip(names, made, strict=True):
+        one.write(place, data)
+
+    def change(record):
+        record["items"] = record["items_done"] = sum(map(len, files))
+        (output,) = record["outputs"]
+        record["outputs"] = [
+            output | {"name": place, "size": len(data)}
+            for place, data in zip(names, made, strict=True)
+        ]
+
+    one.edit("ledger/000000/000000000.json", change)
+
+
+def file_of(rows):
     picture = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
     names = {"mask": picture, "sidecars": pa.map_(pa.string(), pa.string())}
     names["mean_confidence"] = names["mean_entropy"] = pa.float32()
@@ -532,20 +560,14 @@ def put_rows(one, rows):
     table = pa.Table.from_pylist(rows, schema=pa.schema(fields, metadata=metadata))
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    (name,) = one.names("masks")
-    one.write(name, buffer.getvalue())
-
-    def change(record):
-        record["items"] = record["items_done"] = len(rows)
-        record["outputs"][0]["size"] = len(buffer.getvalue())
-
-    one.edit("ledger/000000/000000000.json", change)
+    return buffer.getvalue()
 
 
 def test_masks_that_are_pngs_are_read_too(labelled, export, local, tmp_path):
     one = labelled(local, {"a.png": np.zeros((2, 2), dtype=np.uint8)})
     masks = make_masks()
-    put_rows(one, [row_of(key, mask) for key, mask in masks.items()])
+    rows = [row_of(key, mask) for key, mask in masks.items()]
+    put_rows(one, rows[:3], rows[3:])
     export("coco", one.run, tmp_path / "out.json")
     _, drawn = draw_coco(tmp_path / "out.json")
     for key, mask in masks.items():

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from jobs.shards import Item, Shard
+
 MASK: Final = "mask"
 
 _NEEDED: Final = ("uri", "key", "height", "width", MASK)
@@ -39,6 +41,9 @@ class LabelRow:
     mask: NDArray[np.uint8]
     """(H, W): 0 to 253 are classes, 254 is "ignore", 255 is nodata; empty where it was
     not asked for."""
+
+    source: tuple[Shard, Item] | None = None
+    """What was planned, where that was asked for."""
 
     @property
     def uri(self) -> str:
