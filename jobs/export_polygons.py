@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import itertools
 import math
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from jobs.errors import InputError, RunError, UnfinishedError
+from jobs.export_place import check_free, folder_beside, place_file
 from jobs.folder import is_finished, list_folders, require_job
 from jobs.ledger import Ledger
 from jobs.letters import open_letters
-from jobs.storage import S3, join, open_store
+from jobs.storage import join, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,13 +95,12 @@ def export_polygons(asked: Export) -> dict[str, Any]:
     """
     store = open_store(asked.access)
     names = _class_names(store, asked)
-    _check_free(store, asked)
+    check_free(store, asked.out, overwrite=asked.overwrite)
     rasters = list(_find_rasters(store, asked.run))
     task = _Task(asked, names, rasters)
-    with _folder_beside(store, asked.out) as scratch:
-        path = task.write(Path(scratch))
-        size = path.stat().st_size
-        _place(store, asked, path)
+    with folder_beside(store, asked.out) as scratch:
+        path = task.write(scratch)
+        size = place_file(store, asked.out, path, overwrite=asked.overwrite)
     letters = sum(1 for _ in open_letters(store, asked.run))
     if letters:
         task.notes.append(f"{letters} dead letters of {asked.run} are gaps")
@@ -313,36 +311,3 @@ def _check_size(store: Store, run: str, output: Output) -> None:
             f"{run}/{output.name} has {held} bytes, its record says {output.size}; see "
             "atrous verify"
         )
-
-
-def _check_free(store: Store, asked: Export) -> None:
-    if not asked.overwrite and store.exists(asked.out):
-        raise InputError(
-            f"{asked.out} is there already; give --overwrite, or choose another name"
-        )
-    if not asked.out.startswith(S3) and Path(asked.out).is_dir():
-        raise InputError(f"{asked.out} is a folder; give the name of a file")
-
-
-@contextlib.contextmanager
-def _folder_beside(store: Store, out: str) -> Iterator[str]:
-    """A place to write a file, which then gets its name in one step."""
-    folder = out.rsplit("/", 1)[0] or "/"
-    try:
-        beside = store.scratch(folder)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=beside) as scratch:
-            yield scratch
-    except OSError as error:
-        raise InputError(
-            f"{out} cannot be written ({error.strerror or error}); check its folder"
-        ) from error
-
-
-def _place(store: Store, asked: Export, path: Path) -> None:
-    """Give a finished file its name."""
-    if asked.overwrite:
-        store.replace_from(asked.out, path, match=None)
-    elif store.create_from(asked.out, path) is None:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        _check_free(store, asked)

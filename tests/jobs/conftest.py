@@ -347,3 +347,34 @@ def build_chips(make_spec, write_raster, tmp_path):
         return Built(place.store, place.at("chips"), spec, MapJob)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def read_brush():
+    """A slow reader of Label Studio's brush, written from what its format says."""
+
+    def read(data):
+        """The pixels of Label Studio's brush, as its format says, bit by bit."""
+        bits = "".join(f"{byte:08b}" for byte in data)
+        place = 0
+
+        def take(count):
+            nonlocal place
+            place += count
+            assert place <= len(bits)
+            return int(bits[place - count : place], 2)
+
+        total, word = take(32), take(5) + 1
+        sizes = [take(4) + 1 for _ in range(4)]
+        values = []
+        while len(values) < total:
+            repeats, size = take(1), sizes[take(2)]
+            count = take(size) + 1
+            values += (
+                [take(word)] * count if repeats else [take(word) for _ in range(count)]
+            )
+        assert len(values) == total
+        assert len(bits) - place < 8
+        return np.array(values, dtype=np.uint8).reshape(-1, 4)
+
+    return read

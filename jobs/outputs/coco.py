@@ -1,0 +1,190 @@
+"""Masks as annotations of COCO: run lengths, polygons, or panoptic.
+
+The format is that of cocodataset.org ("Data format"). A category's id is the class
+plus one, as 0 is no category. Images and annotations are two lists that grow
+together, so that the second is written beside the file and appended at the end.
+"""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, Self
+
+import numpy as np
+from rasterio.features import shapes
+
+from jobs.outputs.json_stream import JsonArray, copy_text, to_text
+from jobs.outputs.runs import FIRST_OTHER, encode_coco, find_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from deeplab.bundle import ClassInfo
+
+Form = Literal["rle", "polygons", "panoptic"]
+
+FORMS: Final[tuple[Form, ...]] = ("rle", "polygons", "panoptic")
+
+
+class CocoWriter:
+    """Writes a COCO file as masks come; use as a context manager."""
+
+    def __init__(
+        self, path: Path, classes: Sequence[ClassInfo], form: Form, about: dict[str, Any]
+    ) -> None:
+        """Begin the file.
+
+        Args:
+            path: Local file to write; another one beside it is in use meanwhile.
+            classes: The categories.
+            form: How masks are written.
+            about: What ``info`` says.
+        """
+        self._form: Form = form
+        self._path = path
+        self._beside = path.with_name(f"{path.name}.annotations")
+        self._file: IO[str] = path.open("w", encoding="ascii")
+        self._other: IO[str] = self._beside.open("w", encoding="ascii")
+        categories = [_category(i, one, form) for i, one in enumerate(classes)]
+        self._file.write(f'{{"info":{to_text(about)},\n"licenses":[],\n')
+        self._file.write(f'"categories":{to_text(categories)},\n"images":')
+        self._images = JsonArray(self._file)
+        self._annotations = JsonArray(self._other)
+        self._segments = 0
+
+    def __enter__(self) -> Self:
+        """Nothing to do."""
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Append the annotations, unless something went wrong."""
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._file.close()
+            self._other.close()
+            self._beside.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        self._images.end()
+        self._annotations.end()
+        self._other.close()
+        self._file.write(',\n"annotations":')
+        copy_text(self._beside, self._file)
+        self._file.write("}\n")
+
+    @property
+    def annotations(self) -> int:
+        """How many there are so far: of panoptic, segments."""
+        return self._segments
+
+    def add(
+        self, name: str, mask: NDArray[np.uint8], *, png: str = "", **more: object
+    ) -> None:
+        """Append an image and what its mask holds.
+
+        Args:
+            name: Name of the image's file.
+            mask: uint8 (H, W).
+            png: Name of its mask's file, for panoptic.
+            more: Further fields of the image.
+        """
+        number = self._images.count + 1
+        height, width = mask.shape
+        image = {"id": number, "file_name": name, "width": width, "height": height}
+        self._images.add(image | more)
+        found = _polygons(mask) if self._form == "polygons" else _segments(mask)
+        if self._form == "panoptic":
+            self._add_panoptic(number, png, list(found))
+            return
+        for one in found:
+            self._segments += 1
+            self._annotations.add({"id": self._segments, "image_id": number} | one)
+
+    def _add_panoptic(self, number: int, png: str, segments: list[dict[str, Any]]) -> None:
+        for one in segments:
+            del one["segmentation"]
+            one["id"] = one["category_id"]
+        self._segments += len(segments)
+        self._annotations.add(
+            {"image_id": number, "file_name": png, "segments_info": segments}
+        )
+
+
+def _category(number: int, info: ClassInfo, form: Form) -> dict[str, Any]:
+    named = {"id": number + 1, "name": info.name, "supercategory": ""}
+    if form == "panoptic":
+        return named | {"isthing": 0, "color": list(info.color)}
+    return named
+
+
+def _segments(mask: NDArray[np.uint8]) -> Iterator[dict[str, Any]]:
+    """One annotation for each class that occurs."""
+    runs = find_runs(mask, by_column=True)
+    parts = zip(
+        runs.classes,
+        encode_coco(runs),
+        runs.areas().tolist(),
+        runs.boxes().tolist(),
+        strict=True,
+    )
+    for value, counts, area, box in parts:
+        yield {
+            "category_id": value + 1,
+            "segmentation": {"size": [*mask.shape], "counts": counts},
+            "area": area,
+            "bbox": box,
+            "iscrowd": 0,
+        }
+
+
+def _polygons(mask: NDArray[np.uint8]) -> Iterator[dict[str, Any]]:
+    """One annotation for each part of a class that hangs together by sides."""
+    for outline, value in shapes(mask, mask=mask < FIRST_OTHER, connectivity=4):
+        rings = [np.asarray(ring, dtype=np.int64) for ring in outline["coordinates"]]
+        low, high = rings[0].min(axis=0), rings[0].max(axis=0)
+        yield {
+            "category_id": int(value) + 1,
+            "segmentation": [join_rings(rings).ravel().tolist()],
+            "area": int(abs(sum(_signed_area(ring) for ring in rings))),
+            "bbox": [*low.tolist(), *(high - low).tolist()],
+            "iscrowd": 0,
+        }
+
+
+def join_rings(rings: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """One ring of an outline and its holes, (N, 2); COCO has no holes.
+
+    A line leads to each hole, round it, and back. It is gone along twice, once in
+    each direction, so that it encloses nothing.
+    """
+    outer, *holes = (ring[:-1] for ring in rings)
+    if not holes:
+        return outer
+    # From the corner that is nearest, which keeps the lines short.
+    starts = sorted(
+        ((*_nearest(outer, hole), hole) for hole in holes), key=lambda one: one[0]
+    )
+    parts, done = [], 0
+    for start, turn, hole in starts:
+        tour = np.roll(hole, -turn, axis=0)
+        parts += [outer[done : start + 1], tour, tour[:1], outer[start : start + 1]]
+        done = start + 1
+    return np.concatenate([*parts, outer[done:]])
+
+
+def _nearest(outer: NDArray[np.int64], hole: NDArray[np.int64]) -> tuple[int, int]:
+    """A corner of the outline, and one of the hole, that are near each other."""
+    first = hole[0]
+    start = int(np.abs(outer - first).sum(axis=1).argmin())
+    turn = int(np.abs(hole - outer[start]).sum(axis=1).argmin())
+    return start, turn
+
+
+def _signed_area(ring: NDArray[np.int64]) -> float:
+    """Of a closed ring; holes run the other way round."""
+    x, y = ring[:, 0], ring[:, 1]
+    return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
