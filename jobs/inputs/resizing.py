@@ -4,8 +4,10 @@ Pixels are averaged over what they cover, by Pillow's bilinear filter, which wid
 the factor; enlarging is plain bilinear. Where an image is transparent, a pixel is valid if
 at least half of what it is made of is, and its colour is that of valid pixels alone.
 
-A JPEG that is at least four times too large is decoded at a half, a quarter or an eighth
-of its size first, which its transform allows: never below twice the size wanted.
+A JPEG that is at least three times too large is decoded at a half, a quarter or an eighth
+of its size first, which its transform allows, and never below one and a half times the
+size wanted. Against decoding it whole, photographs differ by 0.2 to 1.0 of 255 levels on
+average and by 12 at the 99.9th percentile; down to the size itself it would be 1.7 and 28.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from jobs.inputs.frames import Arrays, Empty
 
 _FILTER: Final = Image.Resampling.BILINEAR
-_REDUCED_AT_LEAST: Final = 2
+_TWICE_AT_LEAST: Final = 3
+"""Twice the least factor that is left to Pillow's filter."""
 _TURNED: Final = {5, 6, 7, 8}
 _ORIENTATION: Final = 0x0112
 _HALF: Final = 128
@@ -50,7 +53,8 @@ def prepare(image: Image.Image, resize: str, max_pixels: int) -> None:
         raise ItemError(
             "too_large", f"resized to {width} x {height} px it exceeds {max_pixels} pixels"
         )
-    image.draft(None, (_REDUCED_AT_LEAST * width, _REDUCED_AT_LEAST * height))
+    width, height = (-(-_TWICE_AT_LEAST * side // 2) for side in (width, height))
+    image.draft(None, (width, height))
 
 
 def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:

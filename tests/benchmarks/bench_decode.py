@@ -4,7 +4,7 @@
 
 Photographs are made in code and encoded by Pillow. ``child`` is a decoder's process as a
 replica asks it; ``pillow`` the same in this process, up to planar pixels and validity;
-``draft`` resizes on the way. The others decode to RGB and are made planar; those that are
+``resized`` makes the image smaller on the way. The others decode to RGB and are made planar; those that are
 not installed are left out. Figures are medians of rounds in which each has its turn, on
 one thread each; nothing is asserted. It takes about two minutes.
 """
@@ -24,7 +24,7 @@ from jobs.inputs import decoding, images
 from jobs.inputs.decoding import close_decoders
 
 SIZES = {"0.3 MP": (480, 640), "12 MP": (3000, 4000)}
-LONG = 1024
+RESIZE = {"0.3 MP": "long=200", "12 MP": "long=1024"}
 KINDS = {
     "jpeg": ("JPEG", {"quality": 90}),
     "progressive": ("JPEG", {"quality": 90, "progressive": True}),
@@ -49,14 +49,14 @@ def main():
         for kind, (format_name, more) in KINDS.items():
             data = encode(photograph(*size), format_name, **more)
             title = f"{kind}, {size_name}, {len(data) / size[0] / size[1]:.2f} bytes/px"
-            functions = candidates(data, kind, peers)
+            functions = candidates(data, kind, RESIZE[size_name], peers)
             found[f"{kind} {size_name}"] = compare(title, functions, size, options)
     close_decoders()
     content = {
         "benchmark": "decode",
         "provenance": where,
         "peers": versions,
-        "resized_to": f"long={LONG}",
+        "resized_to": RESIZE,
         "draft_difference": measure_draft(),
         "formats": found,
     }
@@ -64,12 +64,12 @@ def main():
         save(RESULTS, f"decode-{commit()}", content)
 
 
-def candidates(data, kind, peers):
+def candidates(data, kind, resize, peers):
     """Functions that each decode the file once, by name."""
     found = {
         "pillow": lambda: images.decode_sized(data),
         "child": lambda: decoding.decode_sized(data),
-        "resized": lambda: images.decode_sized(data, resize=f"long={LONG}"),
+        "resized": lambda: images.decode_sized(data, resize=resize),
     }
     for name, decode in peers.items():
         if kind != "png" or name != "simplejpeg":
@@ -158,7 +158,7 @@ def measure_draft():
     """Levels by which a JPEG that is decoded small differs from one decoded large."""
     picture = photograph(*SIZES["12 MP"])
     data = encode(picture, "JPEG", quality=90)
-    (small, _), _ = images.decode_sized(data, resize=f"long={LONG}")
+    (small, _), _ = images.decode_sized(data, resize=RESIZE["12 MP"])
     with Image.open(io.BytesIO(data)) as whole:
         size = small.shape[:0:-1]
         large = np.asarray(whole.convert("RGB").resize(size, Image.Resampling.BILINEAR))
