@@ -128,14 +128,14 @@ class LabelJob(Job):
     def _make_rows(
         self, results: Iterable[Result | DeadLetter]
     ) -> Iterator[dict[str, Any] | DeadLetter]:
-        spec = self.spec
-        levels = find_levels(spec.floors)
+        spec, floors = self.spec, self.spec.floors
+        levels = find_levels(floors)
         for result in results:
             if isinstance(result, DeadLetter):
                 yield result
                 continue
             found = result.segmentation
-            if spec.floors:
+            if floors:
                 ignore_unsure(found.mask, found.confidence, levels)
             yield make_row(result, spec.bundle, encoding=spec.masks.mask_encoding)
 

@@ -40,11 +40,12 @@ def find_levels(floors: Sequence[float]) -> NDArray[np.uint8]:
 def ignore_unsure(
     mask: NDArray[np.uint8], confidence: NDArray[np.uint8], levels: NDArray[np.uint8]
 ) -> None:
-    """Write 254 over the pixels that are less sure than ``find_levels`` says."""
-    for start in range(0, mask.size, _PIXELS_AT_ONCE):
-        part = slice(start, start + _PIXELS_AT_ONCE)
-        values, sure = mask.reshape(-1)[part], confidence.reshape(-1)[part]
-        np.putmask(values, sure < levels[values], IGNORE)
+    """Write 254 over the pixels that are less sure than ``find_levels`` says, in place."""
+    height, width = mask.shape
+    step = max(1, _PIXELS_AT_ONCE // width)
+    for top in range(0, height, step):
+        rows = mask[top : top + step]
+        np.putmask(rows, confidence[top : top + step] < levels[rows], IGNORE)
 
 
 def describe(result: Result, classes: int) -> dict[str, Any]:

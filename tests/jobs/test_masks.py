@@ -317,6 +317,18 @@ def test_pixels_that_are_less_sure_are_ignored(floors, kept):
         assert mask.tolist() == [[0 if is_kept else 254, 254, 255]]
 
 
+def test_pixels_are_ignored_in_place_whatever_lies_where(monkeypatch):
+    monkeypatch.setattr("jobs.outputs.mask_rows._PIXELS_AT_ONCE", 100)
+    random = np.random.default_rng(6)
+    given = random.integers(0, 4, (40, 30), dtype=np.uint8)
+    confidence = random.integers(0, 256, given.shape, dtype=np.uint8)
+    floors = np.array((0.2, 0.5, 0.9, 0))
+    expected = np.where(confidence / 255 < floors[given], 254, given)
+    for mask in (given.copy(), np.asfortranarray(given), np.tile(given, (2, 2))[:40, 30:]):
+        ignore_unsure(mask, confidence, find_levels(floors))
+        np.testing.assert_array_equal(mask, expected)
+
+
 def test_a_page_of_masks_is_small_and_has_a_place(write):
     path = write([np.full((500, 1000), i, dtype=np.uint8) for i in range(12)])
     group = pq.ParquetFile(path).metadata.row_group(0)
