@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from jobs.errors import InputError, ItemError
 from jobs.evaluation import publish_evaluation
+from jobs.inputs.raster_plan import find_grid
 from jobs.inputs.truths import RasterTruths, open_truths
 from jobs.job import Image, Job
 from jobs.label_job import LabelJob
 from jobs.ledger import DeadLetter, Record, parse_record, to_json
-from jobs.map_job import MapJob, find_grid
+from jobs.map_job import MapJob
 from jobs.outputs.files import scratch_file, store_file
 from jobs.outputs.scores import Judge, parse_part
 from jobs.shards import plan_shards

@@ -18,7 +18,12 @@ from jobs.errors import ItemError, StoreError
 from jobs.folder import fingerprints_before, list_folders, read_shards
 from jobs.inputs.area import find_needed, keep_touching, place_area
 from jobs.inputs.decoding import read_info, read_window
-from jobs.inputs.raster_plan import refuse_side_mask, take_dates, tell_nowhere
+from jobs.inputs.raster_plan import (
+    find_grid,
+    refuse_side_mask,
+    take_dates,
+    tell_nowhere,
+)
 from jobs.inputs.sources import find_dates, find_items, raster_suffixes, refresh
 from jobs.job import Image, Job
 from jobs.ledger import DeadLetter, Ledger, Output, Record
@@ -37,7 +42,7 @@ from jobs.wholes import Made, add_up
 from jobs.windows import check_block, count_blocks, count_decoded, cut_blocks, slice_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from deeplab.pictures import Segmentation
@@ -383,15 +388,6 @@ class MapJob(Job):
             if hashlib.sha256(data).hexdigest() != piece.sha256:
                 raise ItemError("corrupted", f"{piece.name} is not what its record says")
             yield block.core, data
-
-
-@functools.lru_cache(maxsize=64)
-def find_grid(inspect: Callable[[Item], RasterInfo | Refusal], item: Item) -> str:
-    """Where a raster lies, by its header; an ItemError where it cannot be read."""
-    header = inspect(item)
-    if isinstance(header, Refusal):
-        raise ItemError(header.code, header.message)
-    return header.grid
 
 
 def _block_of(shard: Shard, item: Item) -> Block:

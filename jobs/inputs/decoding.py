@@ -17,11 +17,11 @@ import random
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from jobs.errors import ItemError, StoreError
 from jobs.inputs.child import Child, KilledError, StalledError
 from jobs.inputs.frames import read_origin
+from jobs.inputs.gdal_names import gdal_path, s3_options
 from jobs.sizes import KEEP
 from jobs.spec import Limits, Reading
 from jobs.storage import S3, open_store
@@ -372,33 +372,3 @@ def ask_raster(
                 break
         time.sleep(random.uniform(0, _DELAY_S * 2**number))  # noqa: S311
     raise StoreError(f"{uri} cannot be read: {reason.message}") from reason
-
-
-def gdal_path(uri: str) -> str:
-    """What GDAL calls a location: never one of its own ways to reach others.
-
-    Raises:
-        ItemError: ``unsupported``: GDAL would ask for another object.
-    """
-    if uri.startswith("/"):
-        return f"/.{uri}" if uri.startswith("/vsi") else uri
-    if not uri.startswith(S3):
-        raise ItemError("unsupported", f"{uri} is neither a path from / nor {S3}")
-    if {".", ".."} & set(uri.split("/")):
-        raise ItemError("unsupported", f"{uri} has a part . or .. in its key; rename it")
-    return f"/vsis3/{uri.removeprefix(S3)}"
-
-
-def s3_options(access: Access) -> dict[str, str]:
-    """What GDAL must know to reach S3; it finds credentials itself."""
-    options = {}
-    if access.endpoint_url is not None:
-        parts = urlsplit(access.endpoint_url)
-        options["AWS_S3_ENDPOINT"] = parts.netloc
-        options["AWS_HTTPS"] = "YES" if parts.scheme == "https" else "NO"
-        options["AWS_VIRTUAL_HOSTING"] = "FALSE"
-    if access.anon:
-        options["AWS_NO_SIGN_REQUEST"] = "YES"
-    if access.requester_pays:
-        options["AWS_REQUEST_PAYER"] = "requester"
-    return options

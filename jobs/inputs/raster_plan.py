@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from jobs.inputs.raster_grid import is_nowhere
 from jobs.shards import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from jobs.inputs.rasters import RasterInfo
     from jobs.shards import Item
@@ -77,3 +78,12 @@ def tell_nowhere(
             "are, and their masks have none either",
             file=sys.stderr,
         )
+
+
+@functools.lru_cache(maxsize=64)
+def find_grid(inspect: Callable[[Item], RasterInfo | Refusal], item: Item) -> str:
+    """Where a raster lies, by its header; an ItemError where it cannot be read."""
+    header = inspect(item)
+    if isinstance(header, Refusal):
+        raise ItemError(header.code, header.message)
+    return header.grid

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from jobs.errors import ItemError, StoreError
-from jobs.inputs.decoding import RASTER_FACTOR, Decoders, gdal_path, s3_options
+from jobs.inputs.decoding import RASTER_FACTOR, Decoders
+from jobs.inputs.gdal_names import gdal_path, s3_options
 from jobs.storage import S3
 from jobs.truth_map import IGNORE
 

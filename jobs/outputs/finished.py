@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from rasterio.windows import Window as GdalWindow
 
 from jobs.errors import InputError, ItemError, RunError, StoreError
-from jobs.inputs.decoding import gdal_path, s3_options
+from jobs.inputs.gdal_names import gdal_path, s3_options
 from jobs.inputs.rasters import open_raster
 from jobs.outputs.earth import Ground
 from jobs.outputs.regions import Pixels

@@ -19,13 +19,8 @@ from rasterio.windows import Window as GdalWindow
 
 from deeplab.tiles import Window
 from jobs.errors import ItemError, StoreError
-from jobs.inputs.decoding import (
-    RASTER_FACTOR,
-    gdal_path,
-    read_info,
-    read_window,
-    s3_options,
-)
+from jobs.inputs.decoding import RASTER_FACTOR, read_info, read_window
+from jobs.inputs.gdal_names import gdal_path, s3_options
 from jobs.inputs.raster_grid import parse_grid
 from jobs.inputs.rasters import GDAL_OPTIONS, RasterInfo
 from jobs.inputs.rasters import read_info as read_here
