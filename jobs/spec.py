@@ -107,6 +107,11 @@ class Cut:
     file_bytes: int = 512 * 2**20
     """Most bytes of masks, before they are compressed, in a file of two or more."""
 
+    def __post_init__(self) -> None:
+        """Check what is not checked where the work is cut."""
+        if self.file_bytes < 1:
+            raise InputError(f"file_bytes must be at least 1, got {self.file_bytes}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:

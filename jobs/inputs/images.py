@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -37,9 +36,16 @@ from jobs.inputs.resizing import prepare, resized, shrunk, upright_size
 from jobs.job import Origin
 from jobs.sizes import KEEP, resized_size
 
-_HAS_HEIF: Final = find_spec("pillow_heif") is not None
-if _HAS_HEIF:  # an extra of ours
+try:  # an extra of ours
     import pillow_heif
+
+    # A decoder has one core; each thread more takes of its memory.
+    pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
+    _has_heif = True
+except ImportError:
+    _has_heif = False
+
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -64,9 +70,11 @@ _PLUGINS: Final = (
 
 _CODECS: Final = {
     "AVIF": (AvifImagePlugin.SUPPORTED, "a Pillow that was built with libavif"),
-    "HEIF": (_HAS_HEIF, "pip install 'atrous[heif]'"),
+    "HEIF": (_has_heif, "pip install 'atrous[heif]'"),
 }
 """Formats that not every installation reads: whether this one does, and what would."""
+
+_READ: Final = tuple(kind for kind in FORMATS if _CODECS.get(kind, (True, ""))[0])
 
 _BRANDS: Final = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"
@@ -80,11 +88,6 @@ _GREY_STEPS: Final = {"L;2": 85, "L;4": 17}
 _UPRIGHT: Final = 1
 _ORIENTATION: Final = 0x0112
 _ORIENTATIONS: Final = range(1, 9)
-
-# A decoder has one core; each thread more takes of its memory.
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-if _HAS_HEIF:
-    pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
 
 MAX_PIXELS: Final = 100_000_000
 """Larger images are refused before they are decoded."""
@@ -143,7 +146,7 @@ def decode_image(
     if not data:
         raise ItemError("undecodable", "the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_READ) as image:
             _check(image, max_pixels)
             if image.format == "PNG":
                 _check_png(data)
@@ -178,7 +181,7 @@ def image_size(head: bytes) -> tuple[int, int]:
         ItemError: ``undecodable``.
     """
     try:
-        with Image.open(io.BytesIO(head), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(head), formats=_READ) as image:
             return image.height, image.width
     except _DECODE_ERRORS as error:
         size = _peek_size(head)
@@ -265,7 +268,7 @@ def _count_frames(image: Image.Image, data: bytes) -> int:
     if image.format not in {"GIF", "TIFF"}:
         return int(getattr(image, "n_frames", 1))
     # These are counted by going through the file, which leaves an image elsewhere.
-    with Image.open(io.BytesIO(data), formats=FORMATS) as walker:
+    with Image.open(io.BytesIO(data), formats=_READ) as walker:
         try:
             return int(getattr(walker, "n_frames", 1))
         except _DECODE_ERRORS:

@@ -495,6 +495,8 @@ def test_a_path_may_hold_the_sign(tmp_path, monkeypatch):
         ("max_dead_letters=-1", "must be at least 0, got -1"),
         ("decode_timeout=0", "decode_timeout must be more than 0 s, got 0"),
         ("max_pixels=0", "max_pixels must be at least 1, got 0"),
+        ("max_bytes=0", "max_bytes must be at least 1, got 0"),
+        ("file_bytes=0", "file_bytes must be at least 1, got 0"),
         ("limit=0", "limit must be at least 1, got 0"),
         ("threads=0", "threads must be at least 1, got 0"),
         ("crs=nowhere", "crs must be a CRS such as EPSG:3857, got 'nowhere'"),

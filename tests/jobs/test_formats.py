@@ -2,9 +2,13 @@
 
 import functools
 import io
+import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,14 +266,42 @@ def refused(data, **options):
     return caught.value.code, caught.value.message
 
 
-@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
-def test_a_format_without_its_codec_says_what_is_missing(kind, monkeypatch):
-    data = encode(scene(), kind)
-    monkeypatch.setitem(images._CODECS, kind, (False, "pip install 'atrous[heif]'"))
-    known = tuple(one for one in FORMATS if one not in {"HEIF", "AVIF"})
-    monkeypatch.setattr(images, "FORMATS", known)
-    message = f"it is {kind}, which needs pip install 'atrous[heif]' wherever replicas run"
-    assert refused(data) == ("unsupported", message)
+WITHOUT = """
+import sys
+from pathlib import Path
+
+sys.modules["pillow_heif"] = None
+from PIL import AvifImagePlugin
+
+AvifImagePlugin.SUPPORTED = False
+from jobs.errors import ItemError
+from jobs.inputs.images import decode_image
+
+for path in sys.argv[1:]:
+    try:
+        print(decode_image(Path(path).read_bytes())[1].format)
+    except ItemError as error:
+        print(error)
+"""
+
+
+def test_a_format_without_its_codec_says_what_is_missing(tmp_path):
+    kinds = ("HEIF", "AVIF", "PNG")
+    for kind in kinds:
+        (tmp_path / kind).write_bytes(encode(scene(), kind))
+    found = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", WITHOUT, *(tmp_path / kind for kind in kinds)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(images.__file__).parents[2])},
+    )
+    start, end = "unsupported: it is", "wherever replicas run"
+    assert found.stdout.splitlines() == [
+        f"{start} HEIF, which needs pip install 'atrous[heif]' {end}",
+        f"{start} AVIF, which needs a Pillow that was built with libavif {end}",
+        "PNG",
+    ]
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -409,6 +409,10 @@ SAMPLES = {
     "tiff": encode(Image.fromarray(scene()), "TIFF"),
     "tiff lzw": encode(Image.fromarray(scene()), "TIFF", compression="tiff_lzw"),
     "tiff jpeg": encode(Image.fromarray(scene()), "TIFF", compression="jpeg"),
+    "gif": encode(Image.fromarray(scene()), "GIF"),
+    "bmp": encode(Image.fromarray(scene()), "BMP"),
+    "avif": encode(Image.fromarray(scene()), "AVIF"),
+    "heic": encode(Image.fromarray(scene()), "HEIF"),
     "turned": encode(
         Image.fromarray(scene()),
         "JPEG",
