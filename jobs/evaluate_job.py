@@ -83,7 +83,7 @@ class EvaluateJob(LabelJob):
             for shard in plan_shards(
                 items, max_items=spec.cut.shard_items, max_bytes=spec.cut.shard_bytes
             ):
-                left.difference_update(PurePosixPath(one.uri).stem for one in shard.items)
+                left.difference_update(PurePosixPath(one.key).stem for one in shard.items)
                 yield shard
         if left:
             raise InputError(
