@@ -45,7 +45,7 @@ def draw_evaluation(found: dict[str, Any]) -> str:
     cell = max(_SMALLEST_CELL, min(_CELL, _MATRIX // (len(classes) + 1)))
     matrix = cell * (len(classes) + 1)
     bars_left = _MARGIN + _NAMES + matrix + 2 * _MARGIN
-    side_left = bars_left + _NAMES + _BARS + 2 * _MARGIN
+    side_left = bars_left + _NAMES + _BARS + 3 * _MARGIN
     top = 3 * _MARGIN
     row = cell if len(classes) > _MOST_NAMES else _ROW
     width = side_left + _SIDE + 2 * _MARGIN

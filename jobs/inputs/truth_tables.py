@@ -40,7 +40,14 @@ MASK_COLUMNS: Final = ("mask", "label", "annotation", "labels", "segmentation")
 
 _RAW: Final = "raw"
 _GROUPS_KEPT: Final = 4
+_LARGEST: Final = 2**31
+"""Bytes of a file that is not local, which is held as a whole."""
+
 _HASH_BYTES: Final = 8
+
+
+_Index = tuple["NDArray[np.uint64]", "NDArray[np.int64]"]
+"""Hashes of keys, sorted, (n,); and of each the file, the row group and the row, (n, 3)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +78,8 @@ class Table:
         self._store, self._where, self._column = store, where, column
         self._lock = threading.Lock()
         self._files: list[Object] = []
-        self._index: tuple[NDArray[np.uint64], NDArray[np.int64]] | None = None
+        self._index: _Index | None = None
+        self._failure: ItemError | None = None
         self._group = functools.lru_cache(maxsize=_GROUPS_KEPT)(self._read_group)
         self._open = functools.lru_cache(maxsize=1)(self._fetch)
 
@@ -84,7 +92,7 @@ class Table:
             StoreError: The store does not answer.
         """
         with self._lock:
-            hashes, places = self._index = self._index or self._read_index()
+            hashes, places = self._get_index()
             at = _hash(_stem(key))
             first, last = np.searchsorted(hashes, [at, at + np.uint64(1)])
             rows = [
@@ -125,7 +133,19 @@ class Table:
             )
         return found
 
-    def _read_index(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    def _get_index(self) -> _Index:
+        """The index; a table that has none is not read for each image again."""
+        if self._failure is not None:
+            raise ItemError(self._failure.code, self._failure.message)
+        if self._index is None:
+            try:
+                self._index = self._read_index()
+            except ItemError as error:
+                self._failure = error
+                raise
+        return self._index
+
+    def _read_index(self) -> _Index:
         found = self._store.find(self._where)
         self._files = [one for one in found if one.uri.lower().endswith(".parquet")]
         if not self._files:
@@ -163,6 +183,12 @@ class Table:
     def _fetch(self, number: int) -> pq.ParquetFile:
         one = self._files[number]
         if one.uri.startswith(S3):
+            if one.size > _LARGEST:
+                raise ItemError(
+                    "too_large",
+                    f"truth {one.uri} has {one.size} bytes, a table on S3 may have "
+                    f"{_LARGEST}; cut it in parts",
+                )
             data = self._store.read(one.uri, etag=one.etag)
             return pq.ParquetFile(pa.BufferReader(data))
         if self._store.stat(one.uri).etag != one.etag:

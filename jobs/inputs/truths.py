@@ -112,7 +112,7 @@ class VocTruths:
 
     def wants(self, item: Item) -> bool:
         """Images that the split's list names, and no masks."""
-        path = PurePosixPath(item.uri)
+        path = PurePosixPath(item.key)
         return path.stem in self._names and path.parent.name not in _VOC_OTHERS
 
     def expected(self) -> frozenset[str]:
@@ -144,11 +144,11 @@ class CityTruths:
 
     def wants(self, item: Item) -> bool:
         """Images of the split."""
-        *folders, name = item.uri.split("/")
+        *folders, _ = item.uri.split("/")
         after = (
             folders[folders.index(_CITY_IMAGES) + 1 :] if _CITY_IMAGES in folders else []
         )
-        is_image = PurePosixPath(name).stem.endswith(f"_{_CITY_IMAGES}")
+        is_image = PurePosixPath(item.key).stem.endswith(f"_{_CITY_IMAGES}")
         return is_image and after[:1] in ([], [self._spec.truth.split])
 
     def expected(self) -> frozenset[str]:

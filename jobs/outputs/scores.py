@@ -52,7 +52,10 @@ class ImageScore:
     classes: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, other: ImageScore) -> None:
-        """Take in another part of the same raster."""
+        """Take in another part of the same raster; a mask that changed shows itself."""
+        if other.truth_etag not in self.truth_etag.split(", "):
+            etags = {*self.truth_etag.split(", "), other.truth_etag}
+            self.truth_etag = ", ".join(sorted(etags))
         self.pixels += other.pixels
         self.unknown += other.unknown
         for name, numbers in other.classes.items():

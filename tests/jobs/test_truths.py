@@ -218,7 +218,7 @@ def test_cityscapes_has_train_ids_or_all_ids(folder, judge):
     assert found.tolist() == np.where(labels == 7, 3, 254).tolist()
     root = "/data/leftImg8bit"
     assert [
-        truths.wants(item("x", uri=uri))
+        truths.wants(item(uri.rsplit("/", 1)[1], uri=uri))
         for uri in (
             f"{root}/val/ulm/ulm_0_leftImg8bit.png",
             f"{root}/train/ulm/ulm_0_leftImg8bit.png",
@@ -226,6 +226,25 @@ def test_cityscapes_has_train_ids_or_all_ids(folder, judge):
             "/data/gtFine/val/ulm/ulm_0_gtFine_labelIds.png",
         )
     ] == [True, False, True, False]
+
+
+@pytest.mark.s3
+def test_masks_may_lie_in_a_bucket(remote, make_spec):
+    store = remote.store
+    store.create(remote.at("truth", "a.png"), png(IDS))
+    file = io.BytesIO()
+    pq.write_table(pa.table({"key": ["b.png"], "mask": [png(IDS)]}), file)
+    store.create(remote.at("table.parquet"), file.getvalue())
+    for where, key in (("truth", "a.jpg"), ("table.parquet", "b.jpg")):
+        truth = Truth(where=remote.at(where))
+        spec = make_spec(job="evaluate", access=store._access)
+        full = complete_truth(store, truth, spec.bundle, spec.source)
+        truths = open_truths(make_spec(truth=full, access=store._access))
+        found = truths.read(item(key))
+        assert found.ids.tolist() == KNOWN.tolist()
+        assert found.etag == store.stat(found.uri).etag
+        with pytest.raises(ItemError, match="no_truth"):
+            truths.read(item("none.jpg"))
 
 
 # Tables

@@ -189,10 +189,12 @@ def test_what_is_created_once_is_asked_for_with_the_condition(  # noqa: PLR0913,
     patterns = [one.removeprefix("arn:aws:s3:::results/") for one in statement["Resource"]]
     s3_client.put_object(Bucket=bucket, Key="in/a.tif", Body=wide_tif)
     s3_client.put_object(Bucket=bucket, Key="in/a.png", Body=png)
-    for job in ("label", "map"):
+    s3_client.put_object(Bucket=bucket, Key="truth/a.png", Body=png)
+    for job in ("label", "map", "evaluate"):
         run, source = f"s3://{bucket}/some/{job}", f"s3://{bucket}/in"
         words = ("--local", "--bundle", bundle, "--endpoint-url", fault_proxy.url)
         words += ("-c", "block=512") if job == "map" else ()
+        words += ("--truth", f"s3://{bucket}/truth") if job == "evaluate" else ()
         assert command(job, source, run, *words)[0] in {0, 3}
     seen = set()
     for entry in fault_proxy.log():
