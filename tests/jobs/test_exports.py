@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -83,8 +84,7 @@ def labelled(build_label, make_result, tmp_path):
                     continue
                 confidence = np.full(masks[item.key].shape, 9 * len(item.key), np.uint8)
                 result = make_result(masks[item.key], confidence=confidence)
-                result.item = item
-                results.append(result)
+                results.append(dataclasses.replace(result, item=item))
             Ledger(one.store, one.run).commit(job.write(shard, results))
         if until is None:
             one.conclude(planned)
