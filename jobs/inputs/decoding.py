@@ -176,7 +176,7 @@ def decode_image(
     decoders = _decoders("jobs.inputs.images", os.getpid())
     answer, found = decoders.ask("decode", fields, data, seconds=limits.seconds)
     arrays = checked(found, bands=3)
-    return arrays, read_origin(answer, arrays)
+    return arrays, read_origin(answer, arrays, fields)
 
 
 def image_size(head: bytes, *, limits: Limits = _LIMITS) -> tuple[int, int]:

@@ -22,9 +22,10 @@ import numpy as np
 
 from jobs.errors import ItemError
 from jobs.job import Origin
+from jobs.sizes import resized_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -206,8 +207,14 @@ def _map(descriptor: int, shape: tuple[int, int, int]) -> Arrays:
     return pixels, valid
 
 
-_ORIGIN: Final = {"format": str, "orientation": int, "frames": int}
-"""What a decoder says of a file; the size is that of its arrays."""
+_ORIGIN: Final = {
+    "format": str,
+    "orientation": int,
+    "frames": int,
+    "height": int,
+    "width": int,
+}
+"""What a decoder says of a file."""
 
 
 def origin_fields(origin: Origin) -> dict[str, Any]:
@@ -215,13 +222,27 @@ def origin_fields(origin: Origin) -> dict[str, Any]:
     return {name: getattr(origin, name) for name in _ORIGIN}
 
 
-def read_origin(fields: Any, arrays: Arrays) -> Origin:  # noqa: ANN401 - from JSON
+def read_origin(
+    fields: Any,  # noqa: ANN401 - from JSON
+    arrays: Arrays,
+    asked: Mapping[str, Any],
+) -> Origin:
     """What a decoder says of a file that it gave the pixels of.
 
+    Args:
+        fields: What it says.
+        arrays: The pixels and validity that it gave.
+        asked: The request: ``resize`` as in ``jobs.sizes``, and ``max_pixels``.
+
     Raises:
-        ItemError: ``crashed_decoder``: it says something else.
+        ItemError: ``crashed_decoder``: it says something else, or of another image.
     """
-    if not isinstance(fields, dict) or {k: type(v) for k, v in fields.items()} != _ORIGIN:
-        raise ItemError("crashed_decoder", "the decoder's answer makes no sense")
-    height, width = arrays[1].shape
-    return Origin(**fields, height=height, width=width)
+    if isinstance(fields, dict) and {k: type(v) for k, v in fields.items()} == _ORIGIN:
+        size = fields["height"], fields["width"]
+        if (
+            min(size) > 0
+            and math.prod(size) <= asked["max_pixels"]
+            and resized_size(asked["resize"], *size) == arrays[1].shape
+        ):
+            return Origin(**fields)
+    raise ItemError("crashed_decoder", "the decoder's answer makes no sense")
