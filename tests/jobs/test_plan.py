@@ -6,7 +6,7 @@ import pytest
 from deeplab.tiles import Window
 from jobs import plan
 from jobs.plan import measure_plan, read_about, read_plan, write_plan
-from jobs.shards import Block, Item, Refusal, Shard, plan_shards
+from jobs.shards import Block, Item, Part, Refusal, Shard, Sidecar, plan_shards
 from jobs.windows import cut_blocks
 
 
@@ -35,6 +35,29 @@ def test_images_come_back(path, make_items):
     assert list(read_plan(path)) == shards
     assert (totals.items, totals.shards) == (20, len(shards))
     assert (totals.size, totals.pixels) == (sum(range(20)), 0)
+
+
+def test_parts_come_back(path, make_items):
+    whole, *items = make_items(*range(1, 9))
+    sidecars = (Sidecar(suffix="json", at=10, size=3), Sidecar(suffix="txt", at=0, size=0))
+    refusal = Refusal(code="truncated", message="the tar ends within it")
+    parts = [
+        Part(of="s3://b/a.tar", at=2**40),
+        Part(of="s3://b/a.tar", at=0, sidecars=sidecars),
+        Part(of="s3://b/a.tar", at=7, refusal=refusal),
+        *(Part(of="s3://b/c.parquet", at=at, group=3, column="image") for at in range(3)),
+        Part(of="s3://b/d.tar", at=0, refusal=refusal),
+    ]
+    items = [replace(one, part=part) for one, part in zip(items, parts, strict=True)]
+    for first in ([whole], []):
+        shards = list(plan_shards([*first, *items], max_items=2, max_bytes=100))
+        totals = write_plan(shards, path, about={})
+        assert list(read_plan(path)) == shards
+        assert measure_plan(path) == totals
+    # Another column of the same rows is another plan.
+    others = [replace(one, part=replace(one.part, column="other")) for one in items]
+    shards = list(plan_shards(others, max_items=2, max_bytes=100))
+    assert write_plan(shards, path, about={}).digest != totals.digest
 
 
 def test_blocks_and_refusals_come_back(path, map_shards):
