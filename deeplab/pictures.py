@@ -119,7 +119,7 @@ def cut_picture(picture: Picture, tiling: Tiling) -> list[Cutter]:
 
 def _lay(picture: Picture, tiling: Tiling) -> tuple[Region, TileGrid]:
     """What is wanted of a picture, and its tiles: they fit it where it is an image."""
-    region = picture.region or _whole(*picture.valid.shape)
+    region = picture.region or Region.whole(*picture.valid.shape)
     grid = TileGrid(
         height=region.height,
         width=region.width,
@@ -127,11 +127,6 @@ def _lay(picture: Picture, tiling: Tiling) -> tuple[Region, TileGrid]:
         fitted=picture.region is None,
     )
     return region, grid
-
-
-def _whole(height: int, width: int) -> Region:
-    window = Window(row=0, col=0, height=height, width=width)
-    return Region(height=height, width=width, core=window, read=window)
 
 
 def _strips(region: Region) -> Iterator[Region]:

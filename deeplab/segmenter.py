@@ -1,9 +1,10 @@
-"""Segmentation of rasters of any size by a network that sees fixed tiles.
+"""Segmentation of images and rasters of any size by a network that sees tiles.
 
 A raster may be segmented whole or region by region: a pixel's result has the
 same bits either way, because tiles lie on one grid anchored at the raster's
 origin, the device always sees batches of one shape, and overlapping tiles are
-blended in one order. Memory is bounded by one batch and one row of tiles.
+blended in one order. An image is always whole, so its tiles fit it, and those of
+one shape share batches. Memory is bounded by one batch and one row of tiles.
 """
 
 from __future__ import annotations

@@ -225,3 +225,9 @@ class Region:
 
     read: Window
     """The pixels given, in raster coordinates: ``TileGrid.reach(core)``."""
+
+    @classmethod
+    def whole(cls, height: int, width: int) -> Region:
+        """All of a raster, in the tiles that its regions have."""
+        window = Window(row=0, col=0, height=height, width=width)
+        return cls(height=height, width=width, core=window, read=window)

@@ -4,9 +4,9 @@
 
 Photographs are made in code and encoded by Pillow. ``child`` is a decoder's process as a
 replica asks it; ``pillow`` the same in this process, up to planar pixels and validity;
-``resized`` makes the image smaller on the way. The others decode to RGB and are made
-planar; those that are not installed are left out. Figures are medians of rounds in which
-each has its turn, on one thread each; nothing is asserted. It takes about two minutes.
+``resized`` makes it smaller on the way. The others decode to RGB and are made planar;
+those that are not installed are left out. Figures are medians of rounds in turns, on
+one thread each; nothing is asserted. It takes about two minutes.
 """
 
 import argparse

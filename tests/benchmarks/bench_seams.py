@@ -19,7 +19,7 @@ from measure import keep_freed_memory
 from provenance import RESULTS, commit, describe, processor, save, say, table
 
 from deeplab.segmenter import Segmenter
-from deeplab.tiles import BLENDS, TileGrid, Tiling
+from deeplab.tiles import BLENDS, Region, TileGrid, Tiling
 from jobs.bundle_file import demo_bundle_path
 from jobs.scenes import make_scene
 
@@ -117,7 +117,8 @@ def _look(segmenter, memory, scene, tiling):
     side = len(scene.truth)
     known, start = memory.seconds, time.process_time()
     valid = np.ones((side, side), dtype=np.bool_)
-    mask = segmenter.segment(scene.pixels, valid, tiling=tiling).mask
+    region = Region.whole(side, side)
+    mask = segmenter.segment(scene.pixels, valid, region=region, tiling=tiling).mask
     rest = time.process_time() - start - (memory.seconds - known)
     grid = TileGrid(height=side, width=side, tiling=tiling)
     return mask, {

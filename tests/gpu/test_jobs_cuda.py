@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deeplab.segmenter import Segmenter
+from deeplab.tiles import Region
 from deeplab.weights import save_bundle
 
 pytestmark = pytest.mark.gpu
@@ -88,6 +89,7 @@ def test_map_writes_what_the_segmenter_gives(start, segmenter, make_picture, tmp
         mask = result.read(1)
         assert result.transform == grid["transform"]
         assert result.crs == grid["crs"]
-    whole = segmenter.segment(pixels, np.ones((700, 600), np.bool_))
+    everywhere = np.ones((700, 600), np.bool_)
+    whole = segmenter.segment(pixels, everywhere, region=Region.whole(700, 600))
     assert (mask == whole.mask).all()
     assert len(np.unique(mask)) > 1

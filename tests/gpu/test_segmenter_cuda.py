@@ -98,7 +98,7 @@ def test_full_batches_give_the_same_bits_however_cut(
         precision=precision,
         batch=BATCH,
     ) as segmenter:
-        whole = segmenter.segment(pixels, valid)
+        whole = segmenter.segment(pixels, valid, region=Region.whole(210, 230))
         for side in [(210, 64), (97, 230), (50, 111)]:
             for core in cut(210, 230, side):
                 inside = np.s_[core.row : core.stop_row, core.col : core.stop_col]

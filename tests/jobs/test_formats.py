@@ -326,7 +326,9 @@ def test_too_many_pixels_are_refused(kind):
         None,
         {},
         {"format": "PNG", "orientation": 1},
-        {"format": 1, "orientation": 1, "frames": 1},
+        {"format": 1, "orientation": 1, "frames": 1, "height": 4, "width": 5},
+        {"format": "PNG", "orientation": 1, "frames": 1, "height": 5, "width": 4},
+        {"format": "PNG", "orientation": 1, "frames": 1, "height": 0, "width": 0},
     ],
     ids=str,
 )
@@ -335,6 +337,11 @@ def test_a_decoder_that_says_nonsense_of_a_file_is_to_blame(answer):
 
     arrays = images.new_arrays(3, 4, 5)
     with pytest.raises(ItemError, match="crashed_decoder"):
-        read_origin(answer, arrays)
-    origin = Origin(format="PNG", orientation=6, frames=2, height=4, width=5)
-    assert read_origin(origin_fields(origin), arrays) == origin
+        read_origin(answer, arrays, {"max_pixels": 20, "resize": "none"})
+    origin = Origin(format="PNG", orientation=6, frames=2, height=8, width=10)
+    fields = origin_fields(origin)
+    asked = {"max_pixels": 80, "resize": "long=5"}
+    assert read_origin(fields, arrays, asked) == origin
+    for wrong in ({"max_pixels": 79}, {"resize": "none"}, {"resize": "long=6"}):
+        with pytest.raises(ItemError, match="crashed_decoder"):
+            read_origin(fields, arrays, asked | wrong)

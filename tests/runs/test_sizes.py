@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from cluster.local import run_local
 from deeplab.pictures import nearest
 from deeplab.views import Views
 from jobs.bundle_file import load_bundle
+from jobs.cli import _main
 from jobs.commands import Request, make_spec, preview_plan, start_on
 from jobs.inputs.images import decode_image
 from jobs.progress import Silence
@@ -148,3 +150,24 @@ def test_padding_is_counted_and_the_plan_foresees_it(label, make_bundle, photos)
     assert small["tiles"] == len(SIDES)
     # What is seen of a px: no more than its tiles' overlap and the edges' padding.
     assert 1 < small["waste"] < plan["waste"] < 3
+
+
+def test_a_retry_sees_images_as_its_run_did(tmp_path, photos, make_bundle, capsys):
+    source, run = tmp_path / "photos", tmp_path / "run"
+    shutil.copytree(photos, source)
+    words = ["label", source, run, "--bundle", make_bundle("linear"), "--local"]
+    asked = ["--resize", "short=20", "-c", "mask_size=model", "-c", "flip=true"]
+    assert _main([*map(str, words), *asked]) == 3
+    shutil.copy(source / "6.png", source / "5a.png")
+    assert _main(["retry", str(run), "--local"]) == 0
+    said = capsys.readouterr().err
+    assert "items/s a replica" in said
+    found = {
+        row["key"]: mask_of(row)
+        for part in (run / "masks").glob("*.parquet")
+        for row in pq.read_table(part).to_pylist()
+    }
+    assert found["6.png"].shape == (32, 20)
+    assert (found["5a.png"] == found["6.png"]).all()
+    assert _main([*map(str, words), "--resize", "short=21"]) == 2
+    assert "resize short=20, now short=21" in capsys.readouterr().err
