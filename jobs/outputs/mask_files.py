@@ -120,7 +120,7 @@ class MaskFiles:
                 if writer.size and writer.size + mask_size(outcome) > self.limit:
                     outcomes = itertools.chain([outcome], outcomes)
                     break
-                writer.add(outcome)
+                writer.add_row(outcome)
                 letters.append(None)
                 pixels = count_pixels(outcome)
                 done, nodata = done + pixels[0], nodata + pixels[1]

@@ -34,6 +34,20 @@ if TYPE_CHECKING:
     from jobs.job import Result
     from jobs.mask_choice import MaskEncoding
 
+__all__ = [
+    "IGNORE",
+    "NODATA",
+    "SCHEMA",
+    "MaskWriter",
+    "decode_mask",
+    "make_row",
+    "mask_schema",
+    "mask_size",
+    "read_masks",
+    "read_record",
+    "read_rows",
+]
+
 SCHEMA_VERSION: Final = 2
 
 _PNG: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -119,6 +133,8 @@ class MaskWriter:
             encoding: Of the masks.
             provenance: What else the file is to say of where they are from, for JSON.
         """
+        self._bundle: Bundle = bundle
+        self._encoding: MaskEncoding = encoding
         self._rows: list[dict[str, Any]] = []
         self._held = 0
         self.size = 0
@@ -146,7 +162,11 @@ class MaskWriter:
         self._flush()
         self._file.close()
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, result: Result) -> None:
+        """Append one image's mask."""
+        self.add_row(make_row(result, self._bundle, encoding=self._encoding))
+
+    def add_row(self, row: dict[str, Any]) -> None:
         """Append a row, as ``make_row`` or ``read_rows`` gives it."""
         size = mask_size(row)
         if self._rows and self._held + size > _GROUP_BYTES:

@@ -282,12 +282,15 @@ class Largest(TorchDispatchMode):
 def find_largest(segmenter, pixels, valid, **options):
     largest, forward = Largest(), segmenter._segment
 
-    def watched(*arguments):
+    def watched(*arguments, **more):
         with largest:
-            return forward(*arguments)
+            return forward(*arguments, **more)
 
     segmenter._segment = watched
-    segmenter.segment(pixels, valid, **options)
+    for entropy in (False, True):
+        segmenter.segment_all(
+            [Picture(pixels=pixels, valid=valid)], entropy=entropy, **options
+        )
     return largest.values
 
 

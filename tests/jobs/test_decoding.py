@@ -21,6 +21,8 @@ from jobs.inputs import child as child_module
 from jobs.inputs import decoding, images
 from jobs.inputs.child import StalledError
 from jobs.inputs.decoding import Decoders, close_decoders, decode_image, image_size
+from jobs.label_job import LabelJob
+from jobs.shards import Shard
 from jobs.spec import Limits
 
 TRAPS = """
@@ -604,3 +606,16 @@ def test_decoders_can_be_closed_and_asked_again():
         (pixels, _), _ = decode_image(data)
         assert pixels[:, 0, 0].tolist() == [1, 2, 3]
         close_decoders()
+
+
+def test_a_file_of_too_many_bytes_is_not_even_fetched(make_spec, make_items):
+    """Nor decoded, where its size was not known before."""
+    job = LabelJob(spec=make_spec(limits=Limits(max_bytes=99)))
+    large, small = make_items(100, 99)
+    shard = Shard(index=0, items=(large, small))
+    with pytest.raises(ItemError, match="too_large: 100 bytes exceed 99; see -c max_bytes"):
+        job.read(shard, large)
+    with pytest.raises(ItemError, match="too_large: 100 bytes"):
+        decode_image(bytes(100), limits=Limits(max_bytes=99))
+    with pytest.raises(ItemError, match="undecodable"):
+        decode_image(bytes(99), limits=Limits(max_bytes=99))

@@ -39,7 +39,7 @@ def write(tmp_path, make_bundle, make_result):
         with MaskWriter(path, bundle, encoding=encoding, provenance=provenance) as writer:
             for i, mask in enumerate(given):
                 result = make_result(mask, key=f"{i}.jpg", **more)
-                writer.add(make_row(result, bundle, encoding=encoding))
+                writer.add(result)
         return path
 
     return make
@@ -147,7 +147,7 @@ def test_no_more_than_a_group_is_held(tmp_path, make_bundle, make_result, monkey
     monkeypatch.setattr(masks, "_GROUP_BYTES", 100)
     with MaskWriter(tmp_path / "part", make_bundle()) as writer:
         for _ in range(20):
-            writer.add(make_row(make_result(np.zeros((3, 11), np.uint8)), make_bundle()))
+            writer.add(make_result(np.zeros((3, 11), np.uint8)))
             assert sum(len(row["mask"]) for row in writer._rows) <= 100
 
 
