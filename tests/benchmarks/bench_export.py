@@ -1,6 +1,6 @@
 """How fast label runs are exported, and how much memory that takes.
 
-    python tests/benchmarks/bench_export.py [--rows 1000000] [--few 2000] [--at DIR] [--save]
+    python tests/benchmarks/bench_export.py [--rows 1000000] [--few 2000] [--at DIR]
 
 Writes a run of masks of 32 px with the job's own writer, then exports it, each time in
 a process of its own: to COCO and to a list of work all rows, to all formats a few, so
