@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 
 from jobs.export_progress import show_progress
 from jobs.folder import read_shards
+from jobs.job import Result
 from jobs.label_job import LabelJob
 from jobs.ledger import Ledger, dead_letter
 
@@ -82,9 +83,8 @@ def labelled(build_label, make_result, tmp_path):
                     results.append(dead_letter(item, "read", "undecodable", "damaged"))
                     continue
                 confidence = np.full(masks[item.key].shape, 9 * len(item.key), np.uint8)
-                result = make_result(masks[item.key], confidence=confidence)
-                result.item = item
-                results.append(result)
+                made = make_result(masks[item.key], confidence=confidence)
+                results.append(Result(item=item, segmentation=made.segmentation))
             Ledger(one.store, one.run).commit(job.write(shard, results))
         if until is None:
             one.conclude(planned)
