@@ -464,14 +464,15 @@ def read_list(path):
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_the_least_certain_come_first(labelled, export, local, tmp_path, suffix):
-    one = labelled(local)
+    masks = {key: mask for key, mask in make_masks().items() if key != "h.png"}
+    one = labelled(local, masks)
     path = tmp_path / f"out.{suffix}"
     export("worklist", one.run, path)
     rows = read_list(path)
-    # Short keys have low confidence; nothing is known of the last two, which have none.
-    order = sorted(KEYS[:5], key=lambda key: (len(key), key)) + KEYS[5:]
+    # Short keys have low confidence; the last one has no data.
+    order = [*sorted(KEYS[:5], key=lambda key: (len(key), key)), "i.png"]
     assert [row["key"] for row in rows] == order
-    assert [int(row["rank"]) for row in rows] == list(range(1, 8))
+    assert [int(row["rank"]) for row in rows] == list(range(1, 7))
     assert float(rows[0]["score"]) == pytest.approx(45 / 255, abs=1e-6)
     assert rows[-1]["score"] in {None, ""}
     mask = make_masks()[rows[0]["key"]]
@@ -719,7 +720,17 @@ def test_a_column_that_is_not_there_is_named(labelled, export, local):
     one = labelled(local)
     out = local.at("out.csv")
     _, told = export("worklist", one.run, out, "--by", "mean_entropy", code=2)
-    assert "have no column mean_entropy; take --by mean_confidence" in told
+    assert "have no mean_entropy; take --by mean_confidence" in told
+    assert not local.store.exists(out)
+
+
+def test_a_column_that_holds_nothing_is_as_good_as_none(labelled, export, local):
+    one = labelled(local, {"a.png": np.zeros((2, 2), dtype=np.uint8)})
+    put_rows(one, [row_of("a.png", mean_entropy=None)])
+    out = local.at("out.csv")
+    _, told = export("worklist", one.run, out, "--by", "mean_entropy", code=2)
+    assert "have no mean_entropy; take --by mean_confidence" in told
+    assert not local.store.exists(out)
 
 
 def test_progress_is_shown_of_what_takes_long(monkeypatch):
