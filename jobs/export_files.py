@@ -168,14 +168,18 @@ def export_worklist(asked: MaskExport, by: By, limit: int | None) -> dict[str, A
 
     check_file(asked, *SUFFIXES)
     task = Task(asked, "worklist")
+    missing = InputError(
+        f"the masks of {asked.run} have no {by}; take --by mean_confidence"
+    )
     if not task.run.has_column(by):
-        raise InputError(
-            f"the masks of {asked.run} have no column {by}; take --by mean_confidence"
-        )
+        raise missing
 
     def write(path: Path) -> dict[str, Any]:
         rows = task.rows((*COLUMNS, by))
-        count = write_worklist(path, rows, task.run.classes, by=by, limit=limit)
+        try:
+            count = write_worklist(path, rows, task.run.classes, by=by, limit=limit)
+        except LookupError:
+            raise missing from None
         return {"images": count, "by": by}
 
     return task.write_file(write)

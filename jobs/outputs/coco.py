@@ -22,8 +22,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deeplab.bundle import ClassInfo
+    from jobs.outputs.runs import Runs
 
 Form = Literal["rle", "polygons", "panoptic"]
+
+Waiting = tuple[int, str, "NDArray[np.uint8]"]
+"""Id of an image, name of its PNG, and its mask, uint8 (H, W)."""
+
+_PIXELS_AT_ONCE: Final = 2**18
+_ESCAPED: Final = {ord("\\"): "\\\\"}
+"""The one letter of counts that JSON writes otherwise."""
 
 FORMS: Final[tuple[Form, ...]] = ("rle", "polygons", "panoptic")
 
@@ -53,6 +61,7 @@ class CocoWriter:
         self._images = JsonArray(self._file)
         self._annotations = JsonArray(self._other)
         self._segments = 0
+        self._waiting: list[Waiting] = []
 
     def __enter__(self) -> Self:
         """Nothing to do."""
@@ -69,6 +78,7 @@ class CocoWriter:
             self._beside.unlink(missing_ok=True)
 
     def _finish(self) -> None:
+        self._flush()
         self._images.end()
         self._annotations.end()
         self._other.close()
@@ -96,22 +106,23 @@ class CocoWriter:
         height, width = mask.shape
         image = {"id": number, "file_name": name, "width": width, "height": height}
         self._images.add(image | more)
-        found = _polygons(mask) if self._form == "polygons" else _segments(mask)
-        if self._form == "panoptic":
-            self._add_panoptic(number, png, list(found))
-            return
-        for one in found:
-            self._segments += 1
-            self._annotations.add({"id": self._segments, "image_id": number} | one)
+        # Small masks of one size are taken together: most of the time that one alone
+        # takes does not depend on how large it is.
+        if self._waiting and (
+            self._waiting[0][2].shape != mask.shape
+            or (len(self._waiting) + 1) * mask.size > _PIXELS_AT_ONCE
+        ):
+            self._flush()
+        self._waiting.append((number, png, mask))
 
-    def _add_panoptic(self, number: int, png: str, segments: list[dict[str, Any]]) -> None:
-        for one in segments:
-            del one["segmentation"]
-            one["id"] = one["category_id"]
-        self._segments += len(segments)
-        self._annotations.add(
-            {"image_id": number, "file_name": png, "segments_info": segments}
-        )
+    def _flush(self) -> None:
+        """Write the annotations of the masks that wait."""
+        write = _WRITERS[self._form]
+        if self._waiting:
+            for text, count in write(self._waiting, self._segments):
+                self._segments += count
+                self._annotations.add_text(text)
+        self._waiting = []
 
 
 def _category(number: int, info: ClassInfo, form: Form) -> dict[str, Any]:
@@ -121,28 +132,58 @@ def _category(number: int, info: ClassInfo, form: Form) -> dict[str, Any]:
     return named
 
 
-def _segments(mask: NDArray[np.uint8]) -> Iterator[dict[str, Any]]:
+def _write_rle(waiting: list[Waiting], number: int) -> Iterator[tuple[str, int]]:
     """One annotation for each class that occurs."""
-    runs = find_runs(mask, by_column=True)
+    runs = _runs_of(waiting)
+    counts, areas, boxes = encode_coco(runs), runs.areas().tolist(), runs.boxes().tolist()
+    parts = zip(runs.owners, runs.classes, counts, areas, boxes, strict=True)
+    for owner, value, text, area, box in parts:
+        number += 1
+        # By hand, as it is by far the most of all that is written.
+        line = (
+            f'{{"id":{number},"image_id":{waiting[owner][0]},"category_id":{value + 1},'
+            f'"segmentation":{{"size":[{runs.height},{runs.width}],"counts":'
+            f'"{text.translate(_ESCAPED)}"}},"area":{area},"bbox":{box},"iscrowd":0}}'
+        )
+        yield line, 1
+
+
+def _write_panoptic(waiting: list[Waiting], _: int) -> Iterator[tuple[str, int]]:
+    """One annotation for each image, with a segment for each class that occurs."""
+    runs = _runs_of(waiting)
+    found: list[list[dict[str, Any]]] = [[] for _ in waiting]
     parts = zip(
-        runs.classes,
-        encode_coco(runs),
-        runs.areas().tolist(),
-        runs.boxes().tolist(),
-        strict=True,
+        runs.owners, runs.classes, runs.areas().tolist(), runs.boxes().tolist(), strict=True
     )
-    for value, counts, area, box in parts:
-        yield {
-            "category_id": value + 1,
-            "segmentation": {"size": [*mask.shape], "counts": counts},
-            "area": area,
-            "bbox": box,
-            "iscrowd": 0,
-        }
+    for owner, value, area, box in parts:
+        number = value + 1
+        segment = {"id": number, "category_id": number, "area": area, "bbox": box}
+        found[owner].append(segment | {"iscrowd": 0})
+    for (image, png, _mask), segments in zip(waiting, found, strict=True):
+        one = {"image_id": image, "file_name": png, "segments_info": segments}
+        yield to_text(one), len(segments)
+
+
+def _write_polygons(waiting: list[Waiting], number: int) -> Iterator[tuple[str, int]]:
+    """One annotation for each part of a class that hangs together by sides."""
+    for image, _, mask in waiting:
+        for one in _polygons(mask):
+            number += 1
+            yield to_text({"id": number, "image_id": image} | one), 1
+
+
+_WRITERS: Final = {
+    "rle": _write_rle,
+    "panoptic": _write_panoptic,
+    "polygons": _write_polygons,
+}
+
+
+def _runs_of(waiting: list[Waiting]) -> Runs:
+    return find_runs(np.stack([mask for _, _, mask in waiting]), by_column=True)
 
 
 def _polygons(mask: NDArray[np.uint8]) -> Iterator[dict[str, Any]]:
-    """One annotation for each part of a class that hangs together by sides."""
     for outline, value in shapes(mask, mask=mask < FIRST_OTHER, connectivity=4):
         rings = [np.asarray(ring, dtype=np.int64) for ring in outline["coordinates"]]
         low, high = rings[0].min(axis=0), rings[0].max(axis=0)

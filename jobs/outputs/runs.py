@@ -32,6 +32,9 @@ _BRUSH_SIZES: Final = (3, 4, 8, 16)
 
 _WORD: Final = 8
 _FLAG: Final = 3
+_BITS: Final = 8
+"""Of a class."""
+
 _ONE: Final = np.zeros(1, dtype=np.int64)
 _AT_ONCE: Final = 2**16
 _LONGEST: Final = _FLAG + _BRUSH_SIZES[-1] + _WORD
@@ -40,15 +43,12 @@ _LONGEST: Final = _FLAG + _BRUSH_SIZES[-1] + _WORD
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """Runs of the pixels of a mask that have a class, sorted by class, then place."""
+    """Runs of the pixels of masks that have a class, by mask, then class, then place."""
 
     height: int
     width: int
     by_column: bool
     """Whether pixels are counted down the columns, as COCO does, or along the rows."""
-
-    values: NDArray[np.uint8]
-    """(R,): classes."""
 
     starts: NDArray[np.int64]
     """(R,): the first pixel of each."""
@@ -59,16 +59,16 @@ class Runs:
     heads: NDArray[np.int64]
     """(C,): where the runs of each class that occurs begin among the others."""
 
-    @property
-    def classes(self) -> list[int]:
-        """(C): the classes that occur."""
-        found: list[int] = self.values[self.heads].tolist()
-        return found
+    owners: list[int]
+    """(C): the mask of each of these classes, from 0."""
+
+    classes: list[int]
+    """(C): the classes."""
 
     @property
     def tails(self) -> NDArray[np.int64]:
         """(C,): where the runs of each class end."""
-        return np.append(self.heads, self.values.size)[1:]
+        return np.append(self.heads, self.starts.size)[1:]
 
     def areas(self) -> NDArray[np.int64]:
         """(C,): pixels of each class that occurs."""
@@ -90,30 +90,40 @@ class Runs:
         return np.stack([left, top, width, height], axis=1)
 
 
-def find_runs(mask: NDArray[np.uint8], *, by_column: bool = False) -> Runs:
-    """The runs of the classes of a mask.
+def find_runs(masks: NDArray[np.uint8], *, by_column: bool = False) -> Runs:
+    """The runs of the classes of a mask, or of several of one size at once.
 
     Args:
-        mask: uint8 (H, W).
+        masks: uint8 (H, W), or (N, H, W).
         by_column: Count down the columns.
     """
-    flat = (mask.T if by_column else mask).ravel()
-    cuts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    starts = np.concatenate([[0], cuts]) if flat.size else np.empty(0, dtype=np.int64)
-    ends = np.append(cuts, flat.size)[: starts.size]
+    *_, height, width = masks.shape
+    stack = masks.reshape(-1, height, width)
+    flat = (stack.transpose(0, 2, 1) if by_column else stack).ravel()
+    is_start = np.ones(flat.size, dtype=bool)
+    is_start[1:] = flat[1:] != flat[:-1]
+    is_start[:: height * width] = True
+    starts = np.flatnonzero(is_start)
+    ends = np.append(starts[1:], flat.size)
     values = flat[starts]
-    order = np.argsort(values, kind="stable")
-    order = order[: np.searchsorted(values[order], FIRST_OTHER)]
-    values = values[order]
-    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    owners, starts = np.divmod(starts, height * width)
+    ends -= owners * (height * width)
+    keys = owners << _BITS | values
+    order = np.argsort(keys, kind="stable")
+    order = order[values[order] < FIRST_OTHER]
+    keys = keys[order]
+    is_head = np.ones(keys.size, dtype=bool)
+    is_head[1:] = keys[1:] != keys[:-1]
+    heads = np.flatnonzero(is_head)
     return Runs(
-        height=mask.shape[0],
-        width=mask.shape[1],
+        height=height,
+        width=width,
         by_column=by_column,
-        values=values,
-        starts=starts[order].astype(np.int64),
-        ends=ends[order].astype(np.int64),
-        heads=np.concatenate([[0], changes]) if values.size else cuts[:0],
+        starts=starts[order],
+        ends=ends[order],
+        heads=heads,
+        owners=(keys[heads] >> _BITS).tolist(),
+        classes=(keys[heads] & ((1 << _BITS) - 1)).tolist(),
     )
 
 

@@ -75,6 +75,9 @@ def write_worklist(
 
     Returns:
         How many were written.
+
+    Raises:
+        LookupError: No image has a value in that column.
     """
     store = sqlite3.connect(path.with_name(f"{path.name}.sort"), isolation_level=None)
     try:
@@ -87,6 +90,9 @@ def write_worklist(
         fields = (_fields(row, classes, by) for row in rows)
         store.executemany("INSERT INTO work VALUES (?, ?, ?, ?, ?, ?, ?)", fields)
         store.execute("COMMIT")
+        ((images, scores),) = store.execute("SELECT COUNT(*), COUNT(score) FROM work")
+        if images and not scores and by != MEASURES[0]:
+            raise LookupError(f"no image has a {by}")
         found = store.execute(
             "SELECT uri, key, score, classes, height, width FROM work "
             "ORDER BY place, uri LIMIT ?",

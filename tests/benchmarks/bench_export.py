@@ -1,6 +1,6 @@
 """How fast label runs are exported, and how much memory that takes.
 
-    python tests/benchmarks/bench_export.py [--rows 1000000] [--few 2000] [--save]
+    python tests/benchmarks/bench_export.py [--rows 1000000] [--few 2000] [--at DIR]
 
 Writes a run of masks of 32 px with the job's own writer, then exports it, each time in
 a process of its own: to COCO and to a list of work all rows, to all formats a few, so
@@ -70,42 +70,41 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--few", type=int, default=2_000)
+    parser.add_argument("--at", type=Path, help="where runs stay, and are found again")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     report = {
         **describe(["tests/benchmarks/bench_export.py", *sys.argv[1:]], "cpu"),
         "mask": f"{SIDE} x {SIDE} px, 5 classes",
-        "few": measure(options.few, OF_FEW),
-        "all": measure(options.rows, OF_ALL),
     }
+    with tempfile.TemporaryDirectory(prefix="atrous-bench-") as scratch:
+        folder = options.at or Path(scratch)
+        report["few"] = measure(options.few, OF_FEW, folder)
+        report["all"] = measure(options.rows, OF_ALL, folder)
     text = json.dumps(report, indent=1)
     if options.save:
         (RESULTS / f"export-{report['commit']}.json").write_text(text + "\n")
     sys.stdout.write(text + "\n")
 
 
-def measure(rows: int, forms: dict[str, list[str]]) -> dict[str, object]:
-    """Write a run and export it."""
-    with tempfile.TemporaryDirectory(prefix="atrous-bench-") as scratch:
-        folder = Path(scratch)
+def measure(rows: int, forms: dict[str, list[str]], folder: Path) -> dict[str, object]:
+    """Write a run, unless it is there, and export it."""
+    run = folder / f"run-{rows}"
+    found: dict[str, object] = {"rows": rows}
+    if not (run / SUCCESS).exists():
         started = time.perf_counter()
-        files = write_run(folder / "run", rows)
-        seconds = time.perf_counter() - started
-        masks = sum(path.stat().st_size for path in (folder / "run/masks").iterdir())
-        found: dict[str, object] = {
-            "rows": rows,
-            "files": files,
-            "mask_mb": round(masks / 1e6, 1),
-            "written_rows_per_s": round(rows / seconds),
-        }
-        for form, words in forms.items():
-            found[form] = export(folder, form.split()[0], words, rows)
-            sys.stderr.write(f"{form}: {found[form]}\n")
-        return found
+        write_run(run, rows)
+        found["written_rows_per_s"] = round(rows / (time.perf_counter() - started))
+    masks = [path.stat().st_size for path in (run / "masks").iterdir()]
+    found |= {"files": len(masks), "mask_mb": round(sum(masks) / 1e6, 1)}
+    for form, words in forms.items():
+        found[form] = export(run, form.split()[0], words, rows)
+        sys.stderr.write(f"{form}: {found[form]}\n")
+    return found
 
 
-def write_run(run: Path, rows: int) -> int:
-    """A finished label run, and how many files of masks it has."""
+def write_run(run: Path, rows: int) -> None:
+    """Write a finished label run."""
     spec = make_spec(str(run))
     store = open_store(spec.access)
     planned = prepare(store, spec, make_shards(rows))
@@ -114,7 +113,6 @@ def write_run(run: Path, rows: int) -> int:
     for shard in read_shards(store, spec.run):
         Ledger(store, spec.run).commit(job.write(shard, results_of(shard, pool)))
     store.create(str(run / SUCCESS), b"")
-    return planned.totals.shards
 
 
 def results_of(shard: Shard, pool: list[SimpleNamespace]) -> Iterator[SimpleNamespace]:
@@ -167,11 +165,11 @@ def make_spec(run: str) -> Spec:
     )
 
 
-def export(folder: Path, form: str, words: list[str], rows: int) -> dict[str, object]:
+def export(run: Path, form: str, words: list[str], rows: int) -> dict[str, object]:
     """Seconds, rate, and peak memory of one export."""
     out, *options = words
-    target = folder / out
-    command = [sys.executable, "-c", ATROUS, "export", form, folder / "run", target]
+    target = run.with_name(out)
+    command = [sys.executable, "-c", ATROUS, "export", form, run, target]
     started = time.perf_counter()
     child = subprocess.Popen([*command, *options, "--json"], stdout=subprocess.PIPE)  # noqa: S603 - our own
     printed = child.stdout.read()

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 import hashlib
 import io
 import itertools
@@ -22,6 +21,7 @@ from pycocotools.coco import COCO
 
 from jobs.export_progress import show_progress
 from jobs.folder import read_shards
+from jobs.job import Result
 from jobs.label_job import LabelJob
 from jobs.ledger import Ledger, dead_letter
 
@@ -83,8 +83,8 @@ def labelled(build_label, make_result, tmp_path):
                     results.append(dead_letter(item, "read", "undecodable", "damaged"))
                     continue
                 confidence = np.full(masks[item.key].shape, 9 * len(item.key), np.uint8)
-                result = make_result(masks[item.key], confidence=confidence)
-                results.append(dataclasses.replace(result, item=item))
+                made = make_result(masks[item.key], confidence=confidence)
+                results.append(Result(item=item, segmentation=made.segmentation))
             Ledger(one.store, one.run).commit(job.write(shard, results))
         if until is None:
             one.conclude(planned)
@@ -464,21 +464,22 @@ def read_list(path):
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_the_least_certain_come_first(labelled, export, local, tmp_path, suffix):
-    one = labelled(local)
+    masks = {key: mask for key, mask in make_masks().items() if key != "h.png"}
+    one = labelled(local, masks)
     path = tmp_path / f"out.{suffix}"
     export("worklist", one.run, path)
     rows = read_list(path)
-    # Nothing of one is sure enough; short keys have low confidence; the last has no data.
-    order = ["h.png", *sorted(KEYS[:5], key=lambda key: (len(key), key)), "i.png"]
+    # Short keys have low confidence; the last one has no data.
+    order = [*sorted(KEYS[:5], key=lambda key: (len(key), key)), "i.png"]
     assert [row["key"] for row in rows] == order
-    assert [int(row["rank"]) for row in rows] == list(range(1, 8))
-    assert float(rows[1]["score"]) == pytest.approx(45 / 255, abs=1e-6)
-    assert {rows[0]["score"], rows[-1]["score"]} <= {None, ""}
-    mask = make_masks()[rows[1]["key"]]
+    assert [int(row["rank"]) for row in rows] == list(range(1, 7))
+    assert float(rows[0]["score"]) == pytest.approx(45 / 255, abs=1e-6)
+    assert rows[-1]["score"] in {None, ""}
+    mask = make_masks()[rows[0]["key"]]
     counts = np.bincount(mask[mask < 254], minlength=4)
     best = int(counts.argmax())
     share = round(100 * counts[best] / counts.sum())
-    assert rows[1]["classes"].startswith(f"class {best} {share}%")
+    assert rows[0]["classes"].startswith(f"class {best} {share}%")
     found, _ = export("worklist", one.run, tmp_path / f"few.{suffix}", "--limit", "2")
     assert [row["key"] for row in read_list(tmp_path / f"few.{suffix}")] == order[:2]
     assert found["images"] == 2
@@ -722,7 +723,17 @@ def test_a_column_that_is_not_there_is_named(labelled, export, local):
     put_rows(one, [row])
     out = local.at("out.csv")
     _, told = export("worklist", one.run, out, "--by", "mean_entropy", code=2)
-    assert "have no column mean_entropy; take --by mean_confidence" in told
+    assert "have no mean_entropy; take --by mean_confidence" in told
+    assert not local.store.exists(out)
+
+
+def test_a_column_that_holds_nothing_is_as_good_as_none(labelled, export, local):
+    one = labelled(local, {"a.png": np.zeros((2, 2), dtype=np.uint8)})
+    put_rows(one, [row_of("a.png", mean_entropy=None)])
+    out = local.at("out.csv")
+    _, told = export("worklist", one.run, out, "--by", "mean_entropy", code=2)
+    assert "have no mean_entropy; take --by mean_confidence" in told
+    assert not local.store.exists(out)
 
 
 def test_progress_is_shown_of_what_takes_long(monkeypatch):
