@@ -25,6 +25,9 @@ _MOST_NAMES: Final = 60
 _MATRIX: Final = 900
 _LONGEST_NAME: Final = 22
 _DARK: Final = 0.55
+_FAINT: Final = 0.0025
+"""A smaller share is as white as none."""
+
 _PERCENT: Final = 100
 _STYLE: Final = (
     "text{font:12px sans-serif;fill:#222}.t{font-weight:bold;font-size:14px}"
@@ -89,7 +92,7 @@ def _confusion(found: dict[str, Any], left: int, top: int, cell: int) -> Iterato
             yield _text(left - 6, row + cell * 0.65, _short(info["name"]), "e")
         for column, count in enumerate(counts):
             part = count / info["true"] if info["true"] else 0.0
-            if part:
+            if part > _FAINT:
                 yield from _share(left + column * cell, row, cell, part, named=named)
     size = cell * len(classes)
     yield (

@@ -36,7 +36,8 @@ def describe_evaluation(found: dict[str, Any]) -> str:
     ]
     if found["worst"]:
         worst = ", ".join(
-            f"{one['key']} ({one['mean_iou']:.3f})" for one in found["worst"][:_WORST]
+            f"{_printable(one['key'])} ({one['mean_iou']:.3f})"
+            for one in found["worst"][:_WORST]
         )
         lines += ["", f"lowest mean IoU: {worst}"]
     return "\n".join(lines)

@@ -33,6 +33,8 @@ _IGNORED: Final = (254, 255)
 _UNKNOWN: Final = -1
 _COLOR: Final = re.compile(r"#[0-9a-f]{6}")
 _SHOWN: Final = 3
+_VOID: Final = {"unlabeled", "unlabelled", "void", "ignore"}
+"""What tools call pixels that nobody looked at; ignored, where no class is called so."""
 
 _ALLOWED: Final = (
     "truth_classes must be such as 3=0,7=road,*=ignore: an id, #rrggbb or * and then a "
@@ -96,11 +98,14 @@ def _listed(classes: list[Any], bundle: Bundle) -> list[tuple[str, Any]]:
             f"without {error}"
         ) from error
     ids = {info.name.casefold(): index for index, info in enumerate(bundle.classes)}
+    void = [one for one in named if one[1].casefold() in _VOID - ids.keys()]
+    ignored = [(color, None) for color, _ in void]
+    named = [one for one in named if one not in void]
     known = [name for _, name in named if name.casefold() in ids]
     if len(known) == len(named):
-        return [(color, ids[name.casefold()]) for color, name in named]
+        return [*((color, ids[name.casefold()]) for color, name in named), *ignored]
     if not known and len(named) == len(bundle.classes):
-        return [(color, index) for index, (color, _) in enumerate(named)]
+        return [*((color, index) for index, (color, _) in enumerate(named)), *ignored]
     unknown = ", ".join(name for _, name in named if name.casefold() not in ids)
     raise InputError(
         f"the bundle has no class {unknown}, and not as many classes as the list; give "

@@ -51,6 +51,13 @@ def make(bundle, text="", plain=None, **truth):
             ),
             {"#111111": 0, "#222222": 1, "#333333": 2},
         ),
+        (
+            (
+                '{"classes": [{"title": "Unlabeled", "color": "#111111"}, '
+                '{"title": "Road", "color": "#222222"}]}'
+            ),
+            {"#111111": 254, "#222222": 1},
+        ),
     ],
 )
 def test_maps_are_read(bundle, text, expected):
