@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from deeplab.bundle import Bundle
-    from jobs.job import Job
+    from jobs.job import Job, Tell
     from jobs.runner import Engine, Progress
     from jobs.shards import Shard
 
@@ -188,14 +188,10 @@ def preview_plan(request: Request) -> dict[str, Any]:
     tiling = spec.tiling
     if spec.product.mosaic is not None:
         return _describe_plan(spec, _count_mosaic(spec), None)
-    counts = ("items", "bytes", "pixels", "tiles", "refused", "shards", "skipped")
-    found = dict.fromkeys(counts, 0)
-
-    def tell(_items: int, skipped: int) -> None:
-        found["skipped"] = skipped
-
+    found = dict.fromkeys(("items", "bytes", "pixels", "tiles", "refused", "shards"), 0)
+    found |= {} if spec.skip_done_in is None else {"skipped": 0}
     decoded = decoded_of = 0
-    plan = JOBS[spec.job](spec=spec).watch(tell).plan()
+    plan = JOBS[spec.job](spec=spec).watch(_note_skipped(found)).plan()
     for _, group in itertools.groupby(plan, key=lambda shard: shard.items):
         parts = list(group)
         found["shards"] += len(parts)
@@ -213,6 +209,14 @@ def preview_plan(request: Request) -> dict[str, Any]:
             found["pixels"] += height * width
             found["tiles"] += grid.count
     return _describe_plan(spec, found, amplification(decoded, decoded_of))
+
+
+def _note_skipped(found: dict[str, int]) -> Tell:
+    def tell(_items: int, skipped: int) -> None:
+        if "skipped" in found:
+            found["skipped"] = skipped
+
+    return tell
 
 
 def _count_mosaic(spec: Spec) -> dict[str, int]:
