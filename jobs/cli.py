@@ -158,7 +158,7 @@ def plan(
         return OK
     click.echo(f"{job} {found['source']}")
     click.echo(f"  items   {found['items']}, {found['bytes'] / 1e6:.1f} MB")
-    if found["skipped"]:
+    if "skipped" in found:
         click.echo(f"  skipped {found['skipped']}, which are done")
     click.echo(f"  pixels  {found['pixels'] / 1e6:.1f} M in {found['tiles']} tiles")
     click.echo(f"  tiles   {_describe_tiles(found)}")

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from deeplab.bundle import Bundle
-    from jobs.job import Job
+    from jobs.job import Job, Tell
     from jobs.runner import Engine, Progress
     from jobs.shards import Shard
 
@@ -62,16 +62,7 @@ JOBS: Final[dict[JobName, Callable[..., Job]]] = {
 }
 
 _HEADER_READERS: Final = 16
-_COUNTED: Final = (
-    "items",
-    "bytes",
-    "pixels",
-    "tiles",
-    "seen",
-    "refused",
-    "shards",
-    "skipped",
-)
+_COUNTED: Final = ("items", "bytes", "pixels", "tiles", "seen", "refused", "shards")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,12 +221,9 @@ def preview_plan(request: Request) -> dict[str, Any]:
     if spec.product.mosaic is not None:
         return _describe_plan(spec, _count_mosaic(spec), None)
     found = dict.fromkeys(_COUNTED, 0)
-
-    def tell(_items: int, skipped: int) -> None:
-        found["skipped"] = skipped
-
+    found |= {} if spec.skip_done_in is None else {"skipped": 0}
     decoded = decoded_of = 0
-    plan = choose_job(spec)(spec=spec).watch(tell).plan()
+    plan = choose_job(spec)(spec=spec).watch(_note_skipped(found)).plan()
     for _, group in itertools.groupby(plan, key=lambda shard: shard.items):
         parts = list(group)
         found["shards"] += len(parts)
@@ -256,6 +244,14 @@ def preview_plan(request: Request) -> dict[str, Any]:
             found["tiles"] += grid.count
             found["seen"] += grid.count * math.prod(grid.shape)
     return _describe_plan(spec, found, amplification(decoded, decoded_of))
+
+
+def _note_skipped(found: dict[str, int]) -> Tell:
+    def tell(_items: int, skipped: int) -> None:
+        if "skipped" in found:
+            found["skipped"] = skipped
+
+    return tell
 
 
 def _count_mosaic(spec: Spec) -> dict[str, int]:

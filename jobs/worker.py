@@ -14,6 +14,7 @@ import socket
 import tempfile
 import time
 import traceback
+import warnings
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -58,8 +59,11 @@ class Worker:
             bundle: The bundle file's bytes, so that no node needs the file.
         """
         # Imported here, so that the driver does not carry torch.
+        from deeplab.aspp import RateWarning
         from deeplab.segmenter import Segmenter
 
+        # Each shape of small images would be told of, on each replica.
+        warnings.simplefilter("ignore", RateWarning)
         compute = job.spec.compute
         with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
             path = Path(folder, "bundle.safetensors")

@@ -365,7 +365,6 @@ def test_plan_json_is_one_object(run, bundle, images):
         "pixels": pixels,
         "tiles": 2,
         "refused": 0,
-        "skipped": 0,
         "shards": 1,
         "tile": 64,
         "overlap": 16,
