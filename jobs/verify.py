@@ -147,8 +147,7 @@ class _Check:
     def _check_sums(self, passes: list[Pass]) -> None:
         first, letters = passes[0], self._letters
         done = self._tally.counts["items_done"]
-        of_images = not first.totals.pixels
-        if of_images and done + letters.tally.dead != first.totals.items:
+        if first.has_images and done + letters.tally.dead != first.totals.items:
             got = f"{done} done and {letters.tally.dead} dead letters"
             self._tell("wrong_count", "ledger", f"{first.totals.items} items", got)
         check_views(self._store, passes, self._tally, letters, self._tell)

@@ -69,6 +69,13 @@ class Pass:
         return self.job == "map"
 
     @property
+    def has_images(self) -> bool:
+        """Whether an item is done once, and not block by block."""
+        truth = self.identity.get("truth") or {}
+        of_rasters = self.job == "evaluate" and truth.get("form") == "raster"
+        return not (self.has_rasters or of_rasters)
+
+    @property
     def complete(self) -> bool:
         """Whether every shard was in the ledger once: then the manifest was written."""
         return self.has_manifest or self.has_success
