@@ -6,6 +6,7 @@ another one had been first is never read.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,8 +45,9 @@ class LabelRun:
     done: int
     """Rows."""
 
-    folders: tuple[str, ...] = field(repr=False)
-    """The run's and those of its retries, each with a ledger."""
+    shards: dict[str, bytes] = field(repr=False)
+    """Folders of the run and of its retries, and a 1 for each shard that was done when
+    the run was opened: one that goes on is exported as it was then."""
 
     @property
     def notes(self) -> list[str]:
@@ -72,9 +74,9 @@ class LabelRun:
             StoreError: The store does not answer.
         """
         found = 0
-        for folder in self.folders:
+        for folder in self.shards:
             shards = read_shards(self.store, folder) if sources else iter(())
-            for record in Ledger(self.store, folder).read():
+            for record in self._records(folder):
                 planned = _find_items(shards, record) if sources else {}
                 for row in self._read(record, columns):
                     found += 1
@@ -91,12 +93,19 @@ class LabelRun:
 
     def has_column(self, name: str) -> bool:
         """Whether the first file has a column; True of a run without any file."""
-        for record in _read_records(self.store, self.folders):
+        every = itertools.chain.from_iterable(map(self._records, self.shards))
+        for record in every:
             for output in _find_masks(record):
                 uri = join(self.run, output.name)
                 with open_object(self.store, uri) as source, MaskFile(source) as file:
                     return name in file.columns
         return True
+
+    def _records(self, folder: str) -> Iterator[Record]:
+        done = self.shards[folder]
+        for record in Ledger(self.store, folder).read():
+            if record.shard < len(done) and done[record.shard]:
+                yield record
 
     def _read(self, record: Record, columns: tuple[str, ...] | None) -> Iterator[LabelRow]:
         for output in _find_masks(record):
@@ -146,20 +155,24 @@ def open_run(store: Store, run: str, *, partial: bool = False) -> LabelRun:
             f"{run} holds a {job} run, and this export takes masks of images; see atrous "
             "export polygons"
         )
-    folders = tuple(list_folders(store, run))
+    folders = list_folders(store, run)
     if not partial and not all(is_finished(store, one) for one in folders):
         raise UnfinishedError(
             f"{run} is not finished; give the command that started it again, then export "
             "it, or give --partial to export what is done"
         )
+    shards, done = {}, 0
+    for folder in folders:
+        shards[folder], rows = _take_stock(Ledger(store, folder))
+        done += rows
     return LabelRun(
         store=store,
         run=run,
         classes=classes,
         bundle=bundle,
         items=items,
-        done=sum(record.items_done for record in _read_records(store, folders)),
-        folders=folders,
+        done=done,
+        shards=shards,
     )
 
 
@@ -186,6 +199,12 @@ def _find_items(shards: Iterator[Shard], record: Record) -> dict[str, tuple[Shar
     return {item.uri: (shard, item) for item in shard.items}
 
 
-def _read_records(store: Store, folders: tuple[str, ...]) -> Iterator[Record]:
-    for folder in folders:
-        yield from Ledger(store, folder).read()
+def _take_stock(ledger: Ledger) -> tuple[bytes, int]:
+    """A 1 for each shard that is done, and the rows of them all."""
+    shards, rows = bytearray(), 0
+    for record in ledger.read():
+        # They come in order of shard.
+        shards.extend(bytes(record.shard - len(shards)))
+        shards.append(1)
+        rows += record.items_done
+    return bytes(shards), rows

@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from jobs.export_progress import show_progress
+from jobs.export_run import open_run
 from jobs.folder import read_shards
 from jobs.job import Result
 from jobs.label_job import LabelJob
@@ -660,6 +661,18 @@ def test_an_unfinished_run_is_refused_unless_asked_for(labelled, export, local, 
     found, told = export(form, one.run, local.at(ALL[form]), "--partial")
     assert "3 of 7 images" in told
     assert found["images"] == 4
+
+
+def test_a_run_that_goes_on_is_exported_as_it_was(labelled, local):
+    one = labelled(local)
+    name = "ledger/000000/000000001.json"
+    record = one.read(name)
+    one.remove(name)
+    opened = open_run(one.store, one.run, partial=True)
+    one.write(name, record)
+    assert opened.done == 5
+    assert len(list(opened.rows(("key",)))) == 5
+    assert len(list(open_run(one.store, one.run).rows(("key",)))) == 7
 
 
 def test_dead_letters_are_told_and_come_in_by_a_retry(labelled, export, local):
