@@ -84,7 +84,7 @@ class EvaluateJob(LabelJob):
                 continue
             items = (item for one in group for item in one.items if truths.wants(item))
             for shard in plan_shards(
-                items, max_items=spec.cut.shard_items, max_bytes=spec.cut.shard_bytes
+                items, max_items=spec.shard_items, max_bytes=spec.cut.shard_bytes
             ):
                 left.difference_update(PurePosixPath(one.key).stem for one in shard.items)
                 yield shard

@@ -12,6 +12,7 @@ from jobs.errors import InputError, ItemError
 from jobs.export_place import check_free, folder_beside, place_file
 from jobs.export_progress import show_progress
 from jobs.export_run import open_run
+from jobs.inputs.parts import read_part
 from jobs.outputs.label_rows import MASK
 from jobs.storage import S3, open_store
 
@@ -101,8 +102,10 @@ class Task:
         """
         if row.source is None:
             return None
-        _, item = row.source
+        shard, item = row.source
         try:
+            if item.part is not None:
+                return read_part(self.store, shard, item)[0]
             return self.store.read(item.uri, etag=item.etag)
         except ItemError as error:
             with self._lock:

@@ -70,18 +70,18 @@ class LabelJob(Job):
             done = find_done(store, spec.skip_done_in)
             items = leave_out(items, done, count.skip)
         items = count.pass_on(itertools.islice(items, spec.limit))
-        cut = self.spec.cut
-        yield from plan_shards(items, max_items=cut.shard_items, max_bytes=cut.shard_bytes)
+        yield from plan_shards(
+            items, max_items=spec.shard_items, max_bytes=spec.cut.shard_bytes
+        )
 
     def replan(self, shards: Iterator[Shard]) -> Iterator[Shard]:
         """Look at the images again and pack them anew."""
         look = functools.partial(refresh_image, open_store(self.spec.access))
         items = (item for shard in shards for item in shard.items)
-        cut = self.spec.cut
         yield from plan_shards(
             map_ahead(look, items, threads=_LOOKERS),
-            max_items=cut.shard_items,
-            max_bytes=cut.shard_bytes,
+            max_items=self.spec.shard_items,
+            max_bytes=self.spec.cut.shard_bytes,
         )
 
     def read(self, shard: Shard, item: Item) -> Image:

@@ -102,7 +102,7 @@ class MapJob(Job):
         cut = self.spec.cut
         return group_wholes(
             parts,
-            max_items=cut.shard_items,
+            max_items=self.spec.shard_items,
             max_bytes=cut.shard_bytes,
             max_pixels=cut.block**2,
         )

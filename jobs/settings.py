@@ -162,7 +162,9 @@ SETTINGS: Final = {
     ),
     **TRUTH_SETTINGS,
     "shard_items": Setting(
-        kind=WHOLE, default=64, about="Most images, or small rasters, in a shard."
+        kind=WHOLE,
+        about="Most images, or small rasters, in a shard.  [default: 64; images on GPUs: "
+        "512]",
     ),
     "shard_bytes": Setting(
         kind=WHOLE, default=256 * 2**20, about="Most bytes of input files in a shard."

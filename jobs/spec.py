@@ -38,6 +38,10 @@ RESULT_VERSION: Final = 3
 BATCH: Final = {"cpu": 1, "cuda": 16}
 """Tiles in one forward pass; on a CPU one is fastest."""
 
+_SHARD_ITEMS: Final = 64
+_SHARD_IMAGES: Final = {"cpu": _SHARD_ITEMS, "cuda": 512}
+"""Tiles of one shape share a batch: of photographs, 64 would leave a third of it empty."""
+
 JobName = Literal["label", "map", "evaluate"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
@@ -95,8 +99,8 @@ class Tiles:
 class Cut:
     """How the work is cut into shards. None of it changes results."""
 
-    shard_items: int = 64
-    """Most images, or rasters of one block, in a shard."""
+    shard_items: int | None = None
+    """Most images, or rasters of one block, in a shard; None for ``Spec.shard_items``."""
 
     shard_bytes: int = 256 * 2**20
     """Most bytes of input files in a shard."""
@@ -280,6 +284,14 @@ class Spec:
                 f"({', '.join(needed)}), got {_commas(bands)}"
             )
         _ = self.probabilities, self.floors
+
+    @property
+    def shard_items(self) -> int:
+        """Most images, or rasters of one block, in a shard."""
+        if self.cut.shard_items is not None:
+            return self.cut.shard_items
+        is_map = self.job == "map"
+        return _SHARD_ITEMS if is_map else _SHARD_IMAGES[self.compute.device]
 
     @property
     def tiling(self) -> Tiling:

@@ -259,13 +259,13 @@ def started(monkeypatch):
 
 def test_commands_follow_that_order(run, started, job_file, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    path = job_file('bundle = "net"\nlimit = 1\nreplicas = 2\nshard-items = 3\n')
-    late = ("--limit", 4, "-c", path, "-c", "replicas=5", "-c", "shard_items=64")
+    path = job_file('bundle = "net"\nlimit = 1\nreplicas = 2\nmask-encoding = "png"\n')
+    late = ("--limit", 4, "-c", path, "-c", "replicas=5", "--mask-encoding", "raw")
     assert run("label", "a", "b", *late)[0] == 0
     (request,) = started
     assert (request.bundle, request.limit, request.place.replicas) == ("net", 4, 5)
     # A flag counts when it was typed, though it says what is the default anyway.
-    assert request.cut.shard_items == 64
+    assert request.masks.mask_encoding == "raw"
     assert request.place.address == "auto"
     run("label", "a", "b", "-c", path, "-c", "address=ray://head:1")
     assert started[1].place.address == "ray://head:1"

@@ -127,6 +127,20 @@ def check_against_peer(found, target, preds, double_precision):
             assert abs(found["measures"][name] - theirs) < 1e-9
 
 
+def test_what_label_does_to_images_is_judged(scenes, start, tmp_path):
+    """Resized, and seen in several forms; masks have the images' own size again."""
+    options = ("-c", "resize=long=100", "-c", "flip=true")
+    assert start(tmp_path / "score", *options) == 0
+    given = ("--bundle", "demo", "--local", *TILES, *options)
+    assert command("label", scenes / "images", tmp_path / "run", *given) == 0
+    right = known = 0
+    for key, mask in masks_of(tmp_path / "run").items():
+        truth = np.asarray(Image.open(scenes / "truth" / key.replace(".jpg", ".png")))
+        right += ((truth == mask) & (truth < 254)).sum()
+        known += (truth < 254).sum()
+    assert read(tmp_path / "score")["measures"]["accuracy"] == right / known
+
+
 def test_equals_torchmetrics_on_the_masks_that_label_writes(
     scenes, labelled, quiet, double_precision
 ):

@@ -121,3 +121,21 @@ def test_what_is_damaged_costs_itself_and_is_accounted_for(
     assert len(masks) + len(letters) == summary["items"]
     assert _main(["verify", str(run), "--deep"]) == 0
     assert json.loads((run / "summary.json").read_text())["finished"]
+
+
+@pytest.mark.parametrize(
+    "form", [as_folder, as_tar, as_parquet], ids=lambda one: one.__name__
+)
+def test_exports_find_the_images_again(files, linear, run_job, tmp_path, form):
+    run, out = tmp_path / "run", tmp_path / "out"
+    run_job(run_local, "label", form(files, tmp_path), run, linear)
+    assert _main(["export", "webdataset", str(run), str(out)]) == 0
+    exported = []
+    for path in out.rglob("*.tar"):
+        with tarfile.open(path) as tar:
+            exported += [
+                tar.extractfile(one).read()
+                for one in tar
+                if not one.name.endswith((".mask.png", ".json"))
+            ]
+    assert sorted(exported) == sorted(data for data in files.values() if data != DAMAGED)
