@@ -99,7 +99,7 @@ _STRIP_PIXELS: Final = 2**20
 Image.MAX_IMAGE_PIXELS = None
 
 # What Pillow's parsers raise on damaged files, collected over public corpora.
-_DECODE_ERRORS: Final = (
+DECODE_ERRORS: Final = (
     OSError,
     ValueError,
     SyntaxError,
@@ -149,7 +149,7 @@ def decode_image(
         with Image.open(io.BytesIO(data), formats=_READ) as image:
             _check(image, max_pixels)
             if image.format == "PNG":
-                _check_png(data)
+                check_png(data)
                 _mend_transparency(image)
             frames, whole = _count_frames(image, data), upright_size(image)
             stored = image.size
@@ -169,7 +169,7 @@ def decode_image(
             )
     except UnidentifiedImageError as error:
         raise _refusal(data) from error
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ItemError("undecodable", text) from error
 
@@ -183,7 +183,7 @@ def image_size(head: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(head), formats=_READ) as image:
             return image.height, image.width
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         size = _peek_size(head)
         if size is not None:
             return size
@@ -234,7 +234,7 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _check_png(data: bytes) -> None:
+def check_png(data: bytes) -> None:
     """Check the checksums of all chunks that pixels depend on, which Pillow does not.
 
     Raises:
@@ -271,7 +271,7 @@ def _count_frames(image: Image.Image, data: bytes) -> int:
     with Image.open(io.BytesIO(data), formats=_READ) as walker:
         try:
             return int(getattr(walker, "n_frames", 1))
-        except _DECODE_ERRORS:
+        except DECODE_ERRORS:
             return int(walker.tell()) + 1
 
 

@@ -8,8 +8,6 @@ three. What is untrusted is decoded in a process of its own, by
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,6 +22,7 @@ from PIL import (
 )
 
 from jobs.errors import ItemError
+from jobs.inputs.images import DECODE_ERRORS, check_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -44,27 +43,8 @@ _PLUGINS: Final = (
     TiffImagePlugin,
 )
 
-# The size is checked here, as an error; Pillow would only warn.
-Image.MAX_IMAGE_PIXELS = None
-
 _WIDE: Final = 2**16
 _BYTE: Final = 256
-
-# What Pillow's parsers raise on damaged files.
-_DECODE_ERRORS: Final = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 def decode_mask(
@@ -87,12 +67,14 @@ def decode_mask(
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, max_pixels)
+            if image.format == "PNG":
+                check_png(data)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             bands, known = _split(image, colors, by_color=by_color)
             pixels, valid = empty(len(bands), *bands.shape[1:])
             pixels[:], valid[:] = bands, known
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ItemError("undecodable", text) from error
 
