@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +12,7 @@ import numpy as np
 from jobs.errors import ItemError, RunError
 from jobs.evaluation import EVALUATION, FIGURE, IMAGES, Total, write_evaluation
 from jobs.evaluation_figure import draw_evaluation
-from jobs.ledger import parse_record
+from jobs.ledger import bare, parse_record
 from jobs.outputs.recount import read_rows
 from jobs.outputs.score_table import write_image_rows
 from jobs.outputs.scores import NUMBERS, parse_part
@@ -48,9 +47,9 @@ def inspect_scores(shard: Shard, record: Record, one: Pass, path: Path) -> Itera
         signed = parse_record(path.name, part.record)
     except RunError as error:
         raise ValueError(str(error)) from error
-    bare = replace(record, outputs=(), seconds={}, worker="", attempts=1)
-    if signed != bare:
-        yield "wrong_record", f"the record that it was signed with, {bare}", signed
+    expected = bare(record)
+    if signed != expected:
+        yield "wrong_record", f"the record that it was signed with, {expected}", signed
     dead = {letter.uri for letter in record.dead_letters}
     left = [(item.uri, item.key) for item in shard.items if item.uri not in dead]
     given = [(score.uri, score.key) for score in part.images]
