@@ -161,9 +161,10 @@ def _locate_stored(where: str, value: str, index: str) -> str:
     if value.startswith(S3):
         return _inside(where, *value.removeprefix(S3).partition("/")[::2])
     if _SCHEME.match(value):
+        web = ", or let label fetch it, with -c allow_http=true"
         raise InputError(
             f"{where} is {shown}; an index may name s3://bucket/key and paths, so copy "
-            "what it names there"
+            f"what it names there{web if value.startswith(WEB) else ''}"
         )
     if not index.startswith(S3):
         return os.path.normpath(os.path.join(os.path.dirname(index), value))  # noqa: PTH118, PTH120 - an odd name is none
