@@ -1,5 +1,6 @@
 """COGs of several bands: rasterio and rio-cogeo read what ours writes."""
 
+import dataclasses
 import itertools
 import json
 
@@ -272,13 +273,13 @@ def test_layers_are_those_that_were_asked_for(make_spec):
 
 
 def test_layers_are_filled_with_what_was_found(make_spec, make_result):
-    found = make_result(np.array([[0, 255]], dtype=np.uint8)).segmentation
-    found.probabilities = np.array([[[7, 0]], [[9, 0]]], dtype=np.uint8)
+    bare = make_result(np.array([[0, 255]], dtype=np.uint8)).segmentation
+    planes = np.array([[[7, 0]], [[9, 0]]], dtype=np.uint8)
+    found = dataclasses.replace(bare, probabilities=planes)
     layers = list_layers(make_spec(product=Product(probabilities=("1", "0"))))
     (_, [mask]), (_, [first, second, known]) = fill_layers(layers, found)
     assert mask.tolist() == [[0, 255]]
     assert (first.tolist(), second.tolist()) == ([[7, 0]], [[9, 0]])
     assert known.tolist() == [[255, 0]]
-    found.probabilities = None
     with pytest.raises(ValueError, match="the segmenter was not told so"):
-        fill_layers(layers, found)
+        fill_layers(layers, bare)

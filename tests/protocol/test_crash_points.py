@@ -381,7 +381,7 @@ def _fact(path: Path) -> object:
 
 
 def _timeless(fields):
-    drop = {"seconds", "worker", "attempts", "etag", "run", "manifest"}
+    drop = {"seconds", "rates", "worker", "attempts", "etag", "run", "manifest"}
     if isinstance(fields, dict):
         return {name: _timeless(one) for name, one in fields.items() if name not in drop}
     return [_timeless(one) for one in fields] if isinstance(fields, list) else fields
