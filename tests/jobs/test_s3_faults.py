@@ -24,8 +24,8 @@ CALM = Patience(
 )
 # A small budget, so that "for ever" takes seconds; the real one is in test_patience.
 BRIEF = replace(CALM, budget_s=2.0)
-# And little patience with silence.
-HASTE = replace(BRIEF, connect_s=2.0, silence_s=1.0)
+# Little patience with silence, of which two spells are within the budget.
+HASTE = replace(CALM, budget_s=3.5, connect_s=0.7, silence_s=1.0)
 BOUND_S = 60
 DATA = bytes(range(256)) * 400
 MIB = 2**20
