@@ -137,12 +137,15 @@ class Blend:
         bottom = min(start + rows, self._window.stop_row)
         if top >= bottom:
             return
-        planes: Tensor | Stretched = self._sums[:, top - start : bottom - start]
-        to = slice(top - self._window.row, bottom - self._window.row)
-        if self._stretch is not None:
-            to, planes = self._stretch.take(self._sums[:, top - start : bottom - start])
-        if to.start == to.stop:
+        sums = self._sums[:, top - start : bottom - start]
+        if self._stretch is None:
+            self._hand_out(top - self._window.row, bottom - self._window.row, sums)
             return
+        for first, stop, planes in self._stretch.take(sums):
+            self._hand_out(first, stop, planes)
+
+    def _hand_out(self, first: int, stop: int, planes: Tensor | Stretched) -> None:
+        """Turn rows of the result into ids."""
         ids, best = _argmax(planes)
         # One row behind: the host tells the device of the next before it waits.
         self._land()
@@ -150,7 +153,7 @@ class Blend:
         if self._entropy is not None:
             chosen.append(entropy_of(planes))
         landing = Landing(best.isfinite().all(), ids, to_bytes(best), *chosen)
-        self._landings.append((to, landing))
+        self._landings.append((slice(first, stop), landing))
 
     def _land(self) -> None:
         """Wait for the rows under way."""

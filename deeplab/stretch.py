@@ -10,14 +10,20 @@ Shape letters: K classes, H and W the wanted size, R rows at hand, V their colum
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from torch import Tensor
+
+
+BAND_PIXELS: Final = 2**20
+"""Of the result, made at once: some 40 bytes are held for each."""
 
 
 class Stretch:
@@ -41,27 +47,30 @@ class Stretch:
         self._come = self._gone = 0
         self._last: Tensor | None = None
 
-    def take(self, sums: Tensor) -> tuple[slice, Stretched]:
+    def take(self, sums: Tensor) -> Iterator[tuple[int, int, Stretched]]:
         """Take the next rows, float32 (K, R, V).
 
-        Returns:
-            Which rows of the result are complete now, and they themselves.
+        Yields:
+            The rows of the result that are complete now: the first, the one behind the
+            last, and they themselves, as many at once as memory is wanted for.
         """
         start = self._come - (self._last is not None)
         self._come += sums.shape[1]
-        stop = int(np.searchsorted(self._second, self._come))
-        rows = slice(self._gone, stop)
-        made = Stretched(
-            self._last,
-            sums,
-            above=self._move(self._first[rows] - start),
-            below=self._move(self._second[rows] - start),
-            down=self._move(self._share[rows])[:, None],
-            across=(self._left, self._right, self._col_share),
-        )
-        self._gone = stop
+        end = int(np.searchsorted(self._second, self._come))
+        step = max(1, BAND_PIXELS // len(self._col_share))
+        for first in range(self._gone, end, step):
+            rows = slice(first, min(first + step, end))
+            made = Stretched(
+                self._last,
+                sums,
+                above=self._move(self._first[rows] - start),
+                below=self._move(self._second[rows] - start),
+                down=self._move(self._share[rows])[:, None],
+                across=(self._left, self._right, self._col_share),
+            )
+            yield first, rows.stop, made
+        self._gone = end
         self._last = sums[:, -1:].clone()
-        return rows, made
 
     def _move(self, values: NDArray[np.float32] | NDArray[np.intp]) -> Tensor:
         return torch.from_numpy(values).to(self._device)

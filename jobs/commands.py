@@ -238,7 +238,7 @@ def preview_plan(request: Request) -> dict[str, Any]:
                 continue
             height, width = resized_size(spec.sizes.resize, *size)
             grid = TileGrid(
-                height=height, width=width, tiling=tiling, fitted=spec.job == "label"
+                height=height, width=width, tiling=tiling, fitted=not spec.has_rasters
             )
             found["pixels"] += height * width
             found["tiles"] += grid.count

@@ -12,6 +12,7 @@ from jobs.errors import InputError
 from jobs.export_place import open_folder
 from jobs.export_run import describe_run
 from jobs.export_task import Task
+from jobs.inputs.sources import IMAGE_SUFFIXES
 from jobs.outputs.export_names import Stems, safe_name
 from jobs.outputs.label_rows import MASK, fit_mask
 from jobs.outputs.mask_png import IGNORE, encode_ids, encode_mask, make_palette
@@ -38,7 +39,17 @@ _NAMES: Final = "ImageSets/Segmentation/default.txt"
 
 _THREADS: Final = max(2, min(8, os.cpu_count() or 1))
 _OF_LABEL_MAPS: Final = re.compile(r"[:#\x00-\x1f]")
-_KIND: Final = re.compile(r"\.[A-Za-z0-9]{1,5}\Z")
+_SUFFIXES: Final = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "TIFF": "tif",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "AVIF": "avif",
+    "HEIF": "heic",
+}
+"""Of formats, as rows name them."""
 
 
 def export_png(asked: MaskExport, *, palette: bool) -> dict[str, Any]:
@@ -185,7 +196,7 @@ def export_tars(asked: MaskExport, *, images: bool, most: int) -> dict[str, Any]
 
     def make(row: LabelRow) -> tuple[str, dict[str, bytes]]:
         data = task.fetch(row) if images else None
-        files = {} if data is None else {_kind(row.key): data}
+        files = {} if data is None else {_kind(row): data}
         files["mask.png"] = encode_mask(fit_mask(row))
         files["json"] = json.dumps(_plain(row), sort_keys=True).encode()
         return row.key, files
@@ -219,10 +230,13 @@ def _finish(
     return summary
 
 
-def _kind(key: str) -> str:
+def _kind(row: LabelRow) -> str:
     """The suffix of an image, which tells readers how to decode it."""
-    found = _KIND.search(PurePosixPath(key).name)
-    return found[0][1:].lower() if found else "image"
+    suffix = PurePosixPath(row.key).suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return suffix[1:]
+    # A row of a table, or an address of the web, has none, or one that says nothing.
+    return _SUFFIXES.get(row.fields.get("format") or "", "image")
 
 
 def _without_dots(stem: str) -> str:

@@ -7,6 +7,7 @@ much as it may. Results do not depend on it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -29,8 +30,8 @@ With batches of 16 and photographs of 640 by 360 to 640 px in tiles of 512 px, 9
 what the network sees is padding in groups of 512 images, and 36 % in groups of 64.
 """
 
-HELD_BYTES: Final = 768 * 2**20
-"""Pixels of a group of many shapes: 650 photographs of 640 x 480 px."""
+HELD_BYTES: Final = 1536 * 2**20
+"""What images of a group and their results take: 650 photographs of 640 x 480 px."""
 
 
 def gather(
@@ -51,7 +52,7 @@ def gather(
         if not isinstance(image, DeadLetter):
             shape, count = count_tiles(to_picture(image), tiling)
             shapes[shape] += count
-            held += image.pixels.nbytes + image.valid.nbytes
+            held += _bytes_of(image)
         del image
         if _is_full(shapes, batch, held):
             yield group
@@ -62,11 +63,21 @@ def gather(
 
 
 def _is_full(shapes: Counter[tuple[int, int]], batch: int, held: int) -> bool:
+    if held >= HELD_BYTES:
+        return True
     tiles = shapes.total()
     if tiles < (1 if batch == 1 else _BATCHES * batch):
         return False
     slots = sum(-(-count // batch) * batch for count in shapes.values())
-    return len(shapes) == 1 or held >= HELD_BYTES or slots - tiles <= _EMPTY * slots
+    return len(shapes) == 1 or slots - tiles <= _EMPTY * slots
+
+
+def _bytes_of(image: Image) -> int:
+    """What an image takes until its result is written, and the result."""
+    given = image.pixels.nbytes + image.valid.nbytes
+    truth = 0 if image.truth is None else image.truth.ids.nbytes
+    # Class ids and confidence, and the entropy of each pixel in two bytes.
+    return given + truth + 4 * math.prod(image.size or image.valid.shape)
 
 
 def to_picture(image: Image) -> Picture:

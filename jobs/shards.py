@@ -239,7 +239,13 @@ def plan_shards(
 
 
 def _weigh(items: Sequence[Item]) -> tuple[int, ...]:
-    return len(items), sum(item.size for item in items)
+    return len(items), sum(map(_bytes_of, items))
+
+
+def _bytes_of(item: Item) -> int:
+    """What is read of an item: it, and the texts beside it."""
+    sidecars = () if item.part is None else item.part.sidecars
+    return item.size + sum(one.size for one in sidecars)
 
 
 def _join_rows(items: Iterable[Item], most: tuple[int, ...]) -> Iterator[Sequence[Item]]:

@@ -290,8 +290,12 @@ class Spec:
         """Most images, or rasters of one block, in a shard."""
         if self.cut.shard_items is not None:
             return self.cut.shard_items
-        is_map = self.job == "map"
-        return _SHARD_ITEMS if is_map else _SHARD_IMAGES[self.compute.device]
+        return _SHARD_ITEMS if self.has_rasters else _SHARD_IMAGES[self.compute.device]
+
+    @property
+    def has_rasters(self) -> bool:
+        """Whether items are rasters and not images."""
+        return self.job == "map" or self.truth.form == "raster"
 
     @property
     def tiling(self) -> Tiling:

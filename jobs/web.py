@@ -34,6 +34,8 @@ _REDIRECTS: Final = 5
 _TRIES: Final = 3
 _PAUSE_S: Final = 0.5
 _CHUNK: Final = 2**16
+_DIGITS: Final = 18
+"""Of a size, at most, so that a plan can hold it."""
 _MOVED: Final = {301, 302, 303, 307, 308}
 _OK: Final = {200, 206}
 _PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
@@ -213,13 +215,19 @@ def _size(answer: _Answer) -> int:
     """Bytes of the whole object; 0 where the server does not tell."""
     total = answer.headers.get("Content-Range", "").rpartition("/")[2]
     text = total or answer.headers.get("Content-Length", "")
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else 0
 
 
 def _etag(answer: _Answer, size: int | None = None) -> str:
     """What tells versions of an object apart: its ETag, else time and size."""
-    tag = answer.headers.get("ETag", "").strip()
+    tag = _printable(answer.headers.get("ETag", "").strip())
     if tag:
         return tag.removeprefix("W/").strip('"')
     found = _size(answer) if size is None else size
-    return f"{answer.headers.get('Last-Modified', '')}-{found:x}" if found else ""
+    time = _printable(answer.headers.get("Last-Modified", ""))
+    return f"{time}-{found:x}" if found else ""
+
+
+def _printable(header: str) -> str:
+    """A header as text that any file can hold, whatever bytes a server sent."""
+    return header.encode("ascii", "backslashreplace").decode()

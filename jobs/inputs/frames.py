@@ -13,6 +13,7 @@ import json
 import math
 import mmap
 import os
+import re
 import socket
 import struct
 import tempfile
@@ -216,6 +217,10 @@ _ORIGIN: Final = {
 }
 """What a decoder says of a file."""
 
+_ORIENTATIONS: Final = range(1, 9)
+_MOST_FRAMES: Final = 2**31
+_FORMAT: Final = re.compile(r"[A-Z0-9]{1,16}")
+
 
 def origin_fields(origin: Origin) -> dict[str, Any]:
     """What to answer of a decoded file, for JSON."""
@@ -240,7 +245,10 @@ def read_origin(
     if isinstance(fields, dict) and {k: type(v) for k, v in fields.items()} == _ORIGIN:
         size = fields["height"], fields["width"]
         if (
-            min(size) > 0
+            fields["orientation"] in _ORIENTATIONS
+            and 0 < fields["frames"] < _MOST_FRAMES
+            and _FORMAT.fullmatch(fields["format"])
+            and min(size) > 0
             and math.prod(size) <= asked["max_pixels"]
             and resized_size(asked["resize"], *size) == arrays[1].shape
         ):

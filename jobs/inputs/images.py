@@ -281,7 +281,8 @@ def _upright(image: Image.Image) -> int:
     # Of HEIC it is 1, whatever EXIF says: its own boxes turn it, and the codec does.
     found = image.getexif().get(_ORIENTATION, _UPRIGHT)
     ImageOps.exif_transpose(image, in_place=True)
-    return found if found in _ORIENTATIONS else _UPRIGHT
+    # A number of another kind may be equal to one of them.
+    return int(found) if found in _ORIENTATIONS else _UPRIGHT
 
 
 def _fill_resized(

@@ -116,6 +116,7 @@ class _Range:
 
     start: int
     end: int
+    pieces: int = 0
     left: int = 0
     """Pieces that are still to be taken from it."""
 
@@ -151,8 +152,9 @@ class _Members:
                 )
             data = one.data[start - one.start :][:size]
             one.left -= 1
-            if one.left <= 0:
-                one.data = None
+            if not one.left:
+                # Another attempt at the shard reads it anew, and once.
+                one.data, one.left = None, one.pieces
         if len(data) < size:
             raise ItemError("truncated", f"{self._uri} ends within the member")
         return data
@@ -167,8 +169,9 @@ def join_pieces(pieces: list[Piece]) -> dict[Piece, _Range]:
         if last is None or start > last.end + GAP or end > last.start + RANGE:
             last = _Range(start=start, end=end)
         last.end = max(last.end, end)
-        # A piece that is asked for twice is read with one range.
-        found.setdefault((start, size), last).left += 1
+        # A piece that is asked for twice is read with one range; of none nothing is.
+        one = found.setdefault((start, size), last)
+        one.left = one.pieces = one.pieces + (size > 0)
     return found
 
 

@@ -47,11 +47,19 @@ NAMES: Final = (
 
 _SHAPES: Final = {"geometry", "geom", "wkb"}
 _ROWS: Final = 16
-"""In memory at a time."""
+_BATCH_BYTES: Final = 16 * 2**20
+"""Of rows in memory at a time, at most so many and about so large, but one at least."""
 
 _BUFFER: Final = 4 * 2**20
 _TAIL: Final = 2**16
-_ERRORS: Final = (pa.ArrowException, OSError, ValueError, EOFError, OverflowError)
+_ERRORS: Final = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    OverflowError,
+)
 """What pyarrow raises on damaged files."""
 
 
@@ -200,11 +208,24 @@ def read_rows(
         fields = _leaves(file.schema_arrow, part.column)
         groups = [part.group]
         batches = file.iter_batches(
-            batch_size=_ROWS, row_groups=groups, columns=fields, use_threads=False
+            batch_size=_fitting(file.metadata.row_group(part.group), fields),
+            row_groups=groups,
+            columns=fields,
+            use_threads=False,
         )
         for batch in batches:
             for value in batch.column(0):
                 yield _split(value.as_py())
+
+
+def _fitting(group: pq.RowGroupMetaData, fields: list[str]) -> int:
+    """How many rows of a row group to hold at a time."""
+    chunks = (group.column(number) for number in range(group.num_columns))
+    size: int = sum(
+        one.total_uncompressed_size for one in chunks if one.path_in_schema in fields
+    )
+    rows: int = group.num_rows
+    return max(1, min(_ROWS, _BATCH_BYTES * rows // max(1, size)))
 
 
 def _leaves(schema: pa.Schema, column: str) -> list[str]:
@@ -239,6 +260,9 @@ def _open(store: Store, item: Item) -> Iterator[pq.ParquetFile]:
 def _choose(schema: pa.Schema, uri: str, pick: Pick) -> str | None:
     """The column that holds images; None where none does."""
     held: list[str] = [field.name for field in schema if _is_bytes(field.type)]
+    twice = next((name for name in held if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{uri} has more than one column {twice}; rename all but one")
     if pick.column is not None:
         return pick.column if pick.column in held else None
     for wanted in NAMES:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from jobs.errors import InputError, ItemError
 from jobs.inputs.truth_decoding import decode_mask
 from jobs.job import TrueMask
+from jobs.outputs.png import decode_png
 from jobs.storage import S3
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ KEY_COLUMNS: Final = ("key", "uri", "image_id", "id", "file_name", "image_path",
 MASK_COLUMNS: Final = ("mask", "label", "annotation", "labels", "segmentation")
 
 _RAW: Final = "raw"
+_PNG: Final = "png"
 _GROUPS_KEPT: Final = 4
 _LARGEST: Final = 2**31
 """Bytes of a file that is not local, which is held as a whole."""
@@ -116,9 +118,16 @@ class Table:
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
             raise ItemError("wrong_truth", f"truth {file.uri}: the row holds no mask")
-        shape = None
-        if row.get("mask_encoding") == _RAW:
-            shape = int(row["height"]), int(row["width"])
+        shape: tuple[int, int] | None = None
+        height, width = row.get("height"), row.get("width")
+        if isinstance(height, int) and isinstance(width, int):
+            shape = height, width
+        encoding = row.get("mask_encoding")
+        if encoding == _RAW and shape is None:
+            text = f"truth {file.uri}: a raw mask needs its height and width"
+            raise ItemError("wrong_truth", text)
+        if encoding != _RAW:
+            data, shape = _read_ours(data, shape if encoding == _PNG else None)
         return Row(data=data, shape=shape, uri=file.uri, etag=file.etag)
 
     def _mask_of(self, names: Iterable[str]) -> str:
@@ -158,6 +167,8 @@ class Table:
                 place = np.empty((len(keys), 3), dtype=np.int64)
                 place[:, :2], place[:, 2] = (number, group), np.arange(len(keys))
                 places.append(place)
+        if not hashes:
+            return np.empty(0, np.uint64), np.empty((0, 3), np.int64)
         flat, rows = np.concatenate(hashes), np.concatenate(places)
         order = np.argsort(flat, kind="stable")
         return flat[order], rows[order]
@@ -235,6 +246,16 @@ class TableTruths:
             text = f"{flat.size} bytes are no mask of {width} x {height} px"
             raise ItemError("wrong_truth", text)
         return self._lookup.of_ids(flat.reshape(row.shape))
+
+
+def _read_ours(
+    data: bytes, shape: tuple[int, int] | None
+) -> tuple[bytes, tuple[int, int] | None]:
+    """Ids of a PNG that a label run wrote, whatever its palette; others as they are."""
+    if shape is not None:
+        with contextlib.suppress(ValueError):
+            return decode_png(data, *shape).tobytes(), shape
+    return data, None
 
 
 def _key_of(names: Iterable[str]) -> str:

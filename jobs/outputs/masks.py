@@ -204,9 +204,10 @@ def make_row(
 
 
 def mask_size(row: dict[str, Any]) -> int:
-    """Bytes that a row's mask takes before Parquet compresses them."""
+    """Bytes that a row's mask and texts take before Parquet compresses them."""
     held = row["mask"]
-    return len(held["bytes"] if isinstance(held, dict) else held)
+    texts = sum(len(one["value"]) for one in row["sidecars"])
+    return texts + len(held["bytes"] if isinstance(held, dict) else held)
 
 
 def decode_mask(row: dict[str, Any]) -> NDArray[np.uint8]:

@@ -18,20 +18,33 @@ from deeplab.tiles import Tiling
 SIZES = st.tuples(st.integers(1, 30), st.integers(1, 12))
 
 
-@given(SIZES, SIZES, st.lists(st.integers(1, 29), max_size=4), st.integers(0, 9))
-def test_rows_that_come_in_parts_are_those_of_torch(source, target, cuts, seed):
+@given(
+    SIZES,
+    SIZES,
+    st.lists(st.integers(1, 29), max_size=4),
+    st.integers(0, 9),
+    st.integers(1, 200),
+)
+def test_rows_that_come_in_parts_are_those_of_torch(source, target, cuts, seed, band):
+    """And so are those that are made a band at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deeplab.stretch.BAND_PIXELS", band)
+        check_rows(source, target, cuts, seed, band)
+
+
+def check_rows(source, target, cuts, seed, band):
     sums = torch.rand(3, *source, generator=torch.Generator().manual_seed(seed))
     expected = F.interpolate(sums[None], size=target, mode="bilinear")[0]
     stretch = Stretch(source, target, device=torch.device("cpu"))
     edges = sorted({0, source[0], *(cut for cut in cuts if cut < source[0])})
     found, row = torch.full_like(expected, torch.nan), 0
     for top, bottom in itertools.pairwise(edges):
-        rows, planes = stretch.take(sums[:, top:bottom])
-        assert rows.start == row <= rows.stop
-        row = rows.stop
-        assert len(planes) == 3
-        if rows.start < rows.stop:
-            found[:, rows] = torch.stack([planes[index] for index in range(3)])
+        for first, stop, planes in stretch.take(sums[:, top:bottom]):
+            assert first == row < stop
+            assert (stop - first) * target[1] <= max(band, target[1])
+            row = stop
+            assert len(planes) == 3
+            found[:, first:stop] = torch.stack([planes[index] for index in range(3)])
     assert row == target[0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 

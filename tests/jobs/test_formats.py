@@ -329,8 +329,11 @@ def test_too_many_pixels_are_refused(kind):
         {"format": 1, "orientation": 1, "frames": 1, "height": 4, "width": 5},
         {"format": "PNG", "orientation": 1, "frames": 1, "height": 5, "width": 4},
         {"format": "PNG", "orientation": 1, "frames": 1, "height": 0, "width": 0},
+        {"format": "PNG", "orientation": 9, "frames": 1, "height": 4, "width": 5},
+        {"format": "PNG", "orientation": 1, "frames": 2**40, "height": 4, "width": 5},
+        {"format": "\ud800", "orientation": 1, "frames": 1, "height": 4, "width": 5},
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_a_decoder_that_says_nonsense_of_a_file_is_to_blame(answer):
     from jobs.inputs.frames import origin_fields, read_origin

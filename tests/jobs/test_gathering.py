@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def measure(groups, batch):
     seen = own = largest = 0
     for group in groups:
         slots = Counter()
-        largest = max(largest, sum(4 * image.valid.size for image in group))
+        largest = max(largest, sum(8 * image.valid.size for image in group))
         for image in group:
             shape, count = count_tiles(to_picture(image), TILING)
             slots[shape] += count
@@ -64,14 +65,12 @@ def measure(groups, batch):
 
 
 @pytest.mark.parametrize(("batch", "images", "most"), [(1, 300, 0.04), (16, 2600, 0.1)])
-def test_little_of_what_is_seen_of_photographs_is_padding(batch, images, most, capsys):
+def test_little_of_what_is_seen_of_photographs_is_padding(batch, images, most):
     groups = list(gather(photographs(images), TILING, batch))
     seen, padding, largest = measure(groups, batch)
-    with capsys.disabled():
-        pass
     assert sum(map(len, groups)) == images
     assert 0 < padding / seen < most
-    assert largest < HELD_BYTES + 4 * 640 * 640
+    assert largest < HELD_BYTES + 8 * 640 * 640
     # In square tiles of the bundle's size it would be a third at least.
     square = [
         sum(min(512, side - i * 384) for i in range(2 if side > 512 else 1))
@@ -110,3 +109,11 @@ def test_blocks_of_rasters_are_grouped_by_their_square_tiles():
     blocks = [make_image(read.height, read.width, region) for _ in range(4)]
     assert count_tiles(to_picture(blocks[0]), TILING) == ((512, 512), 11 * 11)
     assert [len(group) for group in gather(blocks, TILING, 16)] == [2, 2]
+
+
+def test_results_of_images_that_were_resized_count(monkeypatch):
+    monkeypatch.setattr("jobs.gathering.HELD_BYTES", 10 * 2**20)
+    images = [replace(make_image(300, 400), size=(1000, 1500)) for _ in range(64)]
+    groups = list(gather(images, TILING, 16))
+    assert sum(map(len, groups)) == 64
+    assert max(map(len, groups)) == 2

@@ -159,6 +159,29 @@ def test_a_column_is_never_guessed(local):
         )
 
 
+def test_two_columns_of_one_name_are_refused(local):
+    table = pa.Table.from_arrays([pa.array(BYTES)] * 2, names=["image", "image"])
+    with pytest.raises(InputError, match="has more than one column image; rename"):
+        items_of(local, write(table))
+
+
+def test_few_large_rows_are_held_at_a_time(local, monkeypatch):
+    """Rows that compress to nothing are no reason to hold sixteen of them."""
+    monkeypatch.setattr("jobs.inputs.tables._BATCH_BYTES", 2500)
+    data = write(table_of(values=[bytes(1000)] * 20), use_dictionary=False)
+    held = []
+    read = pq.ParquetFile.iter_batches
+
+    def watch(file, **more):
+        for batch in read(file, **more):
+            held.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watch)
+    assert read_all(local, items_of(local, data)) == [bytes(1000)] * 20
+    assert max(held) == 2
+
+
 def test_a_column_is_chosen_only_where_there_is_one(local):
     local.store.create(local.at("source/a.jpg"), b"")
     with pytest.raises(

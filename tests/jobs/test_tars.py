@@ -410,6 +410,8 @@ def test_neighbours_are_fetched_together():
     assert ranges[0, 100] is ranges[600, 100] is ranges[700 + GAP, 50]
     assert (ranges[0, 100].start, ranges[0, 100].end) == (0, 750 + GAP)
     assert ranges[0, 100].left == 4
+    # Of what has no bytes nobody is waited for.
+    assert join_pieces([(0, 100), (600, 0)])[0, 100].left == 1
     large = ranges[2**24, RANGE + 5]
     assert (large.start, large.end) == (2**24, 2**24 + RANGE + 5)
 
@@ -435,6 +437,9 @@ def test_a_shard_is_read_in_few_requests_and_held_no_longer(local, monkeypatch):
     last = shards[-1]
     assert read_part(local.store, last, last.items[7])[0] == bytes([157]) * 3000
     assert len(asked) == 5
+    for item in last.items:
+        read_part(local.store, last, item)
+    assert len(asked) <= 6
 
 
 def test_a_tar_that_changed_is_never_mixed_in(place):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -269,6 +270,25 @@ def test_masks_of_a_run_are_a_truth(tmp_path, judge, make_bundle, make_result):
         truths.read(item("4/b.jpg"))
 
 
+def test_the_colors_of_a_run_are_no_matter(tmp_path, judge, make_bundle, make_result):
+    """Nodata is black in its PNG, as a class may be too."""
+    bundle = make_bundle()
+    black = tuple(replace(one, color=(0, 0, 0)) for one in bundle.classes)
+    ids = np.where(len(black) > IDS, IDS, np.uint8(255))
+    path = tmp_path / "part.parquet"
+    with MaskWriter(path, replace(bundle, classes=black), encoding="png") as writer:
+        writer.add(make_result(ids, key="a.jpg"))
+    found = judge(str(tmp_path)).read(item("a.jpg"))
+    assert found.ids.tolist() == np.where(ids < 254, ids, 254).tolist()
+
+
+def test_a_run_without_a_mask_has_no_truth(tmp_path, judge, make_bundle):
+    with MaskWriter(tmp_path / "part.parquet", make_bundle()):
+        pass
+    with pytest.raises(ItemError, match=r"no_truth: .* has no row for a.jpg"):
+        judge(str(tmp_path)).read(item("a.jpg"))
+
+
 @pytest.mark.parametrize("nested", [True, False])
 def test_any_table_with_a_key_and_a_mask_is_a_truth(tmp_path, judge, nested):
     value = (lambda data: {"bytes": data, "path": None}) if nested else (lambda data: data)
@@ -292,6 +312,11 @@ def test_any_table_with_a_key_and_a_mask_is_a_truth(tmp_path, judge, nested):
         ([{"key": "a.png", "mask": png(IDS)}] * 2, "wrong_truth", "has more than one row"),
         ([{"key": "a.png", "mask": None}], "wrong_truth", "the row holds no mask"),
         ([{"key": "a.png", "mask": b"x"}], "undecodable", "row of a.jpg: "),
+        (
+            [{"key": "a.png", "mask": b"xy", "mask_encoding": "raw"}],
+            "wrong_truth",
+            "a raw mask needs its height and width",
+        ),
         (
             [
                 {"key": "a.png", "mask": b"xy", "mask_encoding": "raw"}

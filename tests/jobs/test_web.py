@@ -26,6 +26,8 @@ PAGES = {
     "/user.jpg": (302, b"", {"Location": "http://me:secret@127.0.0.1/a.jpg"}),
     "/down.jpg": (503, b"", {}),
     "/large.jpg": (200, b"x" * 3000, {}),
+    "/odd.jpg": (206, b"o", {"ETag": "\xff\xe9", "Content-Range": f"bytes 0-0/{10**25}"}),
+    "/long.jpg": (206, b"o", {"Content-Range": f"bytes 0-0/{'9' * 5000}"}),
 }
 
 
@@ -84,6 +86,8 @@ def store():
         ("weak.jpg", 4, "two"),
         ("plain.jpg", 5, "Mon, 01 Jan 2024 00:00:00 GMT-5"),
         ("nohead.jpg", 6, "-6"),
+        ("odd.jpg", 0, r"\udcff\udce9"),
+        ("long.jpg", 0, ""),
     ],
 )
 def test_objects_are_as_the_server_says(web, store, name, size, etag):
