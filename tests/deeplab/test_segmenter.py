@@ -279,7 +279,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def find_largest(segmenter, pixels, valid, **options):
+def find_largest(segmenter, pixels, valid, chosen, **options):
     largest, forward = Largest(), segmenter._segment
 
     def watched(*arguments, **more):
@@ -288,8 +288,9 @@ def find_largest(segmenter, pixels, valid, **options):
 
     segmenter._segment = watched
     for entropy in (False, True):
+        wanted = Wanted(tuple(chosen), entropy)
         segmenter.segment_all(
-            [Picture(pixels=pixels, valid=valid)], entropy=entropy, **options
+            [Picture(pixels=pixels, valid=valid)], wanted=wanted, **options
         )
     return largest.values
 
@@ -301,7 +302,7 @@ def test_memory_is_bounded_by_a_row_of_tiles(make_bundle, overlap, chosen, blend
     pixels, valid = make_image(300, 40)
     tiling = Tiling(tile=16, overlap=overlap, blend=blend)
     with Segmenter(make_linear(), make_bundle(), threads=1) as segmenter:
-        values = find_largest(segmenter, pixels, valid, tiling=tiling, probabilities=chosen)
+        values = find_largest(segmenter, pixels, valid, chosen, tiling=tiling)
     assert values == 4 * 16 * 40  # classes, tile, width
 
 
@@ -314,7 +315,7 @@ def test_one_tile_alone_never_holds_its_logits_enlarged(make_bundle, chosen):
     bundle = make_bundle(tile=64, count=50)
     pixels, valid = make_image(60, 50)
     with Segmenter(Coarse(), bundle, threads=1) as segmenter:
-        values = find_largest(segmenter, pixels, valid, probabilities=chosen)
+        values = find_largest(segmenter, pixels, valid, chosen)
     # The image and where it is valid; 50 classes would be 12 times as much.
     assert values == 4 * 64 * 64
 
