@@ -23,7 +23,7 @@ CALM = Patience(
     budget_s=50, connect_s=20, silence_s=20, first_pause_s=0.02, longest_pause_s=0.3
 )
 # A small budget, so that "for ever" takes seconds; the real one is in test_patience.
-BRIEF = replace(CALM, budget_s=4.0)
+BRIEF = replace(CALM, budget_s=6.0, longest_pause_s=0.6)
 # Little patience with silence, of which two spells are within the budget.
 HASTE = replace(CALM, budget_s=3.5, connect_s=0.7, silence_s=1.0)
 BOUND_S = 60
