@@ -124,15 +124,14 @@ def write_beside(path: Path, data: bytes) -> Path:
     """Write a temporary file in a path's folder, safe on disk."""
     descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     temporary = Path(name)
-    try:
+    with contextlib.ExitStack() as unless_whole:
+        unless_whole.callback(temporary.unlink)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
-    except BaseException:
-        temporary.unlink()
-        raise
+        unless_whole.pop_all()
     return temporary
 
 

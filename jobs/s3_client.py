@@ -110,11 +110,11 @@ class Client:
         future = asyncio.run_coroutine_threadsafe(watched(), self._fs.loop)
         try:
             return future.result()
-        except BaseException:
+        finally:
+            # Only where whoever waits was interrupted.
             if not over.is_set():
                 future.cancel()
                 over.wait(_CLEAN_UP_S)
-            raise
 
     async def call(
         self,

@@ -213,15 +213,15 @@ class _Rows:
     def _next(self) -> tuple[bytes | None, str | None]:
         if self._broken is not None:
             raise self._broken
+        # Whatever fails, another attempt opens the row group anew.
+        stream, self._stream = self._stream, None
         try:
-            value = next(self._stream or iter(()), None)
+            value = next(stream or iter(()), None)
         except ItemError as error:
             # Read again it would break at the same place.
-            self._broken = error
+            self._stream, self._broken = stream, error
             raise
-        except BaseException:
-            self._stream = None
-            raise
+        self._stream = stream
         if value is None:
             raise ItemError("undecodable", "the row group ends before the row")
         return value

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.errors import InputError, ItemError
+from jobs.errors import AtrousError, InputError, ItemError
 from jobs.inputs.indexes import COLUMNS
 from jobs.inputs.tars import refuse
 from jobs.shards import Item, Part
@@ -101,7 +101,7 @@ class RangeFile(io.RawIOBase):
             return b""
         try:
             data = self._read(wanted)
-        except Exception as error:
+        except AtrousError as error:
             self.failure = error
             raise
         self._at += len(data)
