@@ -8,6 +8,7 @@ the decoder writes into it and the replica maps it, so that no pixel is copied.
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import json
 import math
@@ -106,18 +107,17 @@ def receive_reply(
     """
     wait()
     head, descriptors, _, _ = socket.recv_fds(connection, _REPLY.size, 1, _CLOSE_ON_EXEC)
-    try:
+    with contextlib.ExitStack() as unless_read:
+        for descriptor in descriptors:
+            unless_read.callback(os.close, descriptor)
         head += _take_waiting(connection, _REPLY.size - len(head), wait, at_start=not head)
         (size,) = _REPLY.unpack(head)
         if size > _LONGEST_REPLY:
-            raise ValueError(f"an answer of {size} bytes")  # noqa: TRY301
+            raise ValueError(f"an answer of {size} bytes")
         fields = json.loads(_take_waiting(connection, size, wait))
         if not isinstance(fields, dict):
-            raise ValueError("an answer without fields")  # noqa: TRY301, TRY004
-    except BaseException:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise
+            raise ValueError("an answer without fields")  # noqa: TRY004
+        unless_read.pop_all()
     return fields, descriptors[0] if descriptors else None
 
 

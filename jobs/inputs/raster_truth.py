@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from jobs.errors import ItemError
 from jobs.inputs.raster_grid import describe_grid, parse_grid
 from jobs.inputs.rasters import open_raster
+from jobs.inputs.wide_ids import split_wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from jobs.inputs.frames import Empty
 
 _COLORS: Final = 3
-_WIDE: Final = 2**16
-_BYTE: Final = 256
 _CLOSE_PX: Final = 0.01
 """Corners may differ by so much: grids are written with few digits."""
 
@@ -72,15 +71,7 @@ def _split(ids: NDArray[np.generic]) -> NDArray[np.uint8]:
     """
     if ids.dtype == np.uint8:
         return ids[np.newaxis].astype(np.uint8, copy=False)
-    if ids.dtype.kind not in "iu":
-        raise ItemError("unsupported", f"ids are whole numbers, got {ids.dtype}")
-    whole = ids.astype(np.int64)
-    if whole.min() < 0 or whole.max() >= _WIDE:
-        raise ItemError(
-            "unsupported",
-            f"ids are 0 to {_WIDE - 1}, got {whole.min()} to {whole.max()}",
-        )
-    return np.stack([whole // _BYTE, whole % _BYTE]).astype(np.uint8)
+    return split_wide(ids)
 
 
 def _check_place(raster: DatasetReader, place: tuple[int, int, str]) -> None:

@@ -23,6 +23,7 @@ from PIL import (
 
 from jobs.errors import ItemError
 from jobs.inputs.images import DECODE_ERRORS, check_png
+from jobs.inputs.wide_ids import split_wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -42,9 +43,6 @@ _PLUGINS: Final = (
     PngImagePlugin,
     TiffImagePlugin,
 )
-
-_WIDE: Final = 2**16
-_BYTE: Final = 256
 
 
 def decode_mask(
@@ -104,7 +102,7 @@ def _split(
     if image.mode == "1":
         return np.asarray(image, dtype=np.uint8)[np.newaxis], True
     if image.mode.startswith("I"):
-        return _split_wide(np.asarray(image)), True
+        return split_wide(np.asarray(image)), True
     if image.mode == "LA":
         grey, alpha = np.asarray(image).transpose(2, 0, 1)
         return grey[np.newaxis], alpha > 0
@@ -113,23 +111,6 @@ def _split(
         raise ItemError("unsupported", text)
     samples = np.asarray(image.convert("RGBA")).transpose(2, 0, 1)
     return samples[:3], samples[3] > 0
-
-
-def _split_wide(ids: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Ids of 16 bits as high and low bytes.
-
-    Raises:
-        ItemError: ``unsupported``: an id has more.
-    """
-    if ids.dtype.kind not in "iu":
-        raise ItemError("unsupported", f"ids are whole numbers, got {ids.dtype}")
-    whole = ids.astype(np.int64)
-    if whole.min() < 0 or whole.max() >= _WIDE:
-        raise ItemError(
-            "unsupported",
-            f"ids are 0 to {_WIDE - 1}, got {whole.min()} to {whole.max()}",
-        )
-    return np.stack([whole // _BYTE, whole % _BYTE]).astype(np.uint8)
 
 
 def _is_colored(image: Image.Image, colors: Collection[str]) -> bool:
